@@ -1,0 +1,92 @@
+# Everything a newcomer or CI runs.  Needs only Python 3.11+, pip and make; each target does its own set-up and may be
+# run again at any time, also after an interrupted run.
+
+PYTHON ?= python3
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+#: Written last: without it the environment is half made and gets built anew.
+STAMP := $(VENV)/.complete
+
+#: uv of this machine, else the pinned one.
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/uv)
+#: Never another interpreter from the net, no progress bars.
+UV_FLAGS := --no-python-downloads --quiet
+# As Debian's pip does: a network whose proxy has a certificate of its own has put it there.
+export UV_SYSTEM_CERTS ?= true
+
+# Before ONNX Runtime is loaded, or it reports to its maker.
+export ORT_DISABLE_TELEMETRY := 1
+
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test test-crash bench check format lock install clean
+
+help:
+	@echo 'make demo        see it work: documents go in, Markdown comes out'
+	@echo 'make test        the whole test suite, no GPU needed'
+	@echo 'make test-crash  the crash tests, 100 rounds instead of 25'
+	@echo 'make check       formatting, lint, types, import order'
+	@echo 'make bench       what the service costs and gains, with baselines; wants the machine for itself'
+	@echo 'make format      mend formatting and what lint can mend'
+	@echo 'make lock        write requirements/*.txt anew (UPGRADE=--upgrade for newer versions)'
+	@echo 'make install     as root: the systemd service (see systemd/README.md)'
+	@echo 'make clean       remove the environment and all caches'
+
+venv: $(STAMP)
+
+demo: venv
+	$(BIN)/ocr-daemon demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+test-crash: venv
+	$(BIN)/python -m pytest tests/test_crash.py --rounds 100 -rP
+
+bench: venv
+	for name in journey inbox long_pdf latency cpu; do $(BIN)/python -m bench.$$name || exit 1; done
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# pip may write to a --target even where Debian closes the system to it (PEP 668), and needs neither ensurepip nor venv.
+.uv/uv: requirements/uv.txt
+	rm -rf .uv
+	$(PYTHON) -m pip --disable-pip-version-check install --quiet --root-user-action ignore \
+	  --no-deps --only-binary :all: --require-hashes --target .uv/new -r requirements/uv.txt
+	mv .uv/new/bin/uv .uv/uv
+	rm -rf .uv/new
+	touch .uv/uv
+
+# The editable install may download nothing: its build tools come, with hashes, from dev.txt.
+$(STAMP): requirements/dev.txt pyproject.toml | $(UV)
+	if [ -e $(STAMP) ] && $(BIN)/python -c pass; then rm $(STAMP); else rm -rf $(VENV); fi
+	[ -e $(BIN)/python ] || $(UV) venv $(UV_FLAGS) --python $(PYTHON) $(VENV)
+	$(UV) pip sync $(UV_FLAGS) --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(UV) pip install $(UV_FLAGS) --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+# No registry address gets into these files: uv writes none unless asked to.
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --custom-compile-command 'make lock' $(UPGRADE)
+
+lock: | $(UV)
+	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
+	$(LOCK) --group build --output-file requirements/build.txt
+	$(LOCK) pyproject.toml --output-file requirements/default.txt
+	$(LOCK) pyproject.toml --group dev --group build --constraints requirements/default.txt \
+	  --constraints requirements/build.txt --output-file requirements/dev.txt
+
+# The service gets an environment of its own, with a wheel and without the tools of developers.
+install: | $(UV)
+	systemd/install.sh $(UV) $(PYTHON)
+
+clean:
+	rm -rf $(VENV) .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,0 +1,53 @@
+"""The engines, one module each, and the choice between them.  Importing this loads none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepseek_ocr.errors import EngineStartError
+
+if TYPE_CHECKING:
+    from deepseek_ocr.completion import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which engine was chosen and why; logged and part of every manifest."""
+
+    name: str
+    reason: str
+
+
+def choose(backend: str) -> Choice:
+    """The engine for a configured backend; `auto` looks for an NVIDIA device."""
+    if backend != "auto":
+        return Choice(backend, "engine.backend is set to it")
+    device = nvidia_device()
+    if device:
+        return Choice("vllm", f"engine.backend is auto and there is an NVIDIA device ({device})")
+    return Choice("cpu", "engine.backend is auto and there is no NVIDIA device")
+
+
+def build(choice: Choice, *, cpu_workers: int = 0, rec_model: Path | None = None) -> Engine:
+    """The chosen engine, not started; raises `EngineStartError` if this version does not contain it."""
+    if choice.name == "cpu":
+        from deepseek_ocr.engine.cpu import CpuEngine  # noqa: PLC0415 - each engine loads its own libraries
+
+        return CpuEngine(workers=cpu_workers, rec_model=rec_model)
+    if choice.name == "textlayer":
+        from deepseek_ocr.engine.textlayer import TextLayerEngine  # noqa: PLC0415
+
+        return TextLayerEngine()
+    raise EngineStartError(
+        f"the {choice.name} engine was chosen ({choice.reason}), but this version does not contain it; "
+        f'set backend = "cpu" under [engine] to read without it'
+    )
+
+
+def nvidia_device(proc: Path = Path("/proc/driver/nvidia/gpus"), dev: Path = Path("/dev")) -> str:
+    """The first NVIDIA device the kernel knows, empty if none; no driver library is loaded."""
+    gpus = sorted(proc.iterdir()) if proc.is_dir() else []
+    nodes = sorted(dev.glob("nvidia[0-9]*"))
+    return str((gpus + nodes)[0]) if gpus or nodes else ""

@@ -1,0 +1,168 @@
+"""Worker processes for CPU-heavy calls: a process that dies takes down only the call it worked on.
+
+`concurrent.futures.ProcessPoolExecutor` gives up the whole pool when one process dies, and its processes share one
+queue.  So every process here is an executor of its own with one worker; a broken one is replaced by a fresh one and
+its neighbours never notice.  Processes start when they are first needed.
+
+Left to the caller: bounding how many calls wait (each holds its arguments).
+Residual risk: a call that is cancelled costs its process, as a running C function cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from deepseek_ocr.errors import WorkerDied, WorkerTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: prctl(2): the signal this process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
+
+
+class ProcessPool:
+    """Up to `size` worker processes, each running one call at a time.
+
+    `initializer(*initargs)` runs once in every new process; when it raises, each call there fails with `WorkerDied`.
+    `max_calls` replaces a process after so many calls (0 = never), against slow leaks in C libraries.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_calls: int = 0,
+    ) -> None:
+        self.size = size
+        self._initializer = initializer
+        self._initargs = initargs
+        self._max_calls = max_calls
+        #: Idle workers, last used on top so that few calls keep few processes busy.
+        self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        for _ in range(size):
+            self._idle.put_nowait(_Worker())
+        self._workers: set[_Worker] = set()
+        self._closed = False
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`function(*args, **kwargs)` in a worker process; raises what it raises, or `WorkerDied`."""
+        return await self.run_within(None, function, *args, **kwargs)
+
+    async def run_within(
+        self, timeout_s: float | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same, with a time limit counted from when a process is free; raises `WorkerTimeout`."""
+        worker = await self._idle.get()
+        try:
+            if self._closed:
+                msg = "the worker processes are stopped"
+                raise WorkerDied(msg)
+            async with asyncio.timeout(timeout_s) as limit:
+                result = await self._submit(worker, function, *args, **kwargs)
+        except BrokenProcessPool as error:
+            self._discard(worker)
+            msg = "the worker process died (a crash in a library, or the system ran out of memory)"
+            raise WorkerDied(msg) from error
+        except TimeoutError as error:
+            if not limit.expired():  # the function's own
+                raise
+            self._discard(worker)
+            msg = f"no result after {timeout_s:g} s"
+            raise WorkerTimeout(msg) from error
+        except asyncio.CancelledError:
+            self._discard(worker)
+            raise
+        else:
+            return result
+        finally:
+            # Calls that failed count too: whoever reads a thousand broken files leaks as much.
+            if self._max_calls and worker.calls >= self._max_calls:
+                self._discard(worker)
+            self._idle.put_nowait(worker)
+
+    async def warm(self) -> None:
+        """Start every process now, so that the first calls need not wait for it; raises `WorkerDied`."""
+        await asyncio.gather(*(self.run(os.getpid) for _ in range(self.size)))
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run now."""
+        return [pid for worker in self._workers for pid in worker.pids()]
+
+    def close(self) -> None:
+        """Kill every worker process; calls in flight fail with `WorkerDied`."""
+        self._closed = True
+        for worker in list(self._workers):
+            self._discard(worker)
+
+    def _submit(
+        self, worker: _Worker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        worker.calls += 1
+        if worker.executor is not None:
+            # One that died while it was idle may not have been noticed by its executor yet.
+            with contextlib.suppress(BrokenProcessPool):
+                if worker.pids():
+                    return asyncio.wrap_future(worker.executor.submit(function, *args, **kwargs))
+            self._discard(worker)
+            worker.calls = 1
+        # spawn: the daemon has threads, and forking a threaded process can deadlock the child.
+        worker.executor = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_initialize,
+            initargs=(os.getpid(), self._initializer, self._initargs),
+        )
+        self._workers.add(worker)
+        return asyncio.wrap_future(worker.executor.submit(function, *args, **kwargs))
+
+    def _discard(self, worker: _Worker) -> None:
+        self._workers.discard(worker)
+        worker.kill()
+
+
+class _Worker:
+    """One slot of the pool; `executor` is None until a process is needed."""
+
+    def __init__(self) -> None:
+        self.executor: ProcessPoolExecutor | None = None
+        self.calls = 0
+
+    @property
+    def _processes(self) -> list[BaseProcess]:
+        return list((getattr(self.executor, "_processes", None) or {}).values())
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes if process.is_alive() and process.pid]
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()  # does nothing to one that was waited for: its number may be another's by now
+        if self.executor is not None:
+            self.executor.shutdown(wait=False, cancel_futures=True)
+        self.executor = None
+        self.calls = 0
+
+
+def _initialize(parent_pid: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    """Tie this process to its parent and leave the signals of a terminal to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(1)
+    if initializer is not None:
+        initializer(*initargs)

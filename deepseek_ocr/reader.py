@@ -1,0 +1,258 @@
+"""One document, page by page, through everything: load, recognize, judge, and what helps where that failed.
+
+`Reader.read_page` is the straight line for one page and `read` the one for a document.  A page always comes back:
+read, blank, from the file's own text, or empty with the reason, never not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from deepseek_ocr.completion import Completion, Region
+from deepseek_ocr.document import CATEGORIES, Block, Page
+from deepseek_ocr.errors import Corrupt, EngineStartError, PageError, WorkerDied, WorkerTimeout
+from deepseek_ocr.pages import Limits, initialize_worker, inspect, load_page
+from deepseek_ocr.processes import ProcessPool
+from deepseek_ocr.prompt import Task
+from deepseek_ocr.quality import mean_confidence, problem_with
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from deepseek_ocr.completion import Engine, PageImage
+    from deepseek_ocr.pages import DocumentInfo
+
+T = TypeVar("T")
+
+#: Rendering one page must not take longer; sound pages take a hundredth of it.  With the next three it is less than
+#: 60 s, after which a page that cannot be loaded is given up at the latest.
+PAGE_LOAD_TIMEOUT_S = 25.0
+#: The same again, after the process died.
+PAGE_LOAD_AGAIN_TIMEOUT_S = 10.0
+#: The text layer of a page that cannot be rendered.
+TEXT_LAYER_TIMEOUT_S = 15.0
+#: Reading a few bytes of a file in a fresh process, which takes about a second to start.
+PROBE_TIMEOUT_S = 8.0
+PROBE_BYTES = 65_536
+#: Opening and, if need be, repairing a document.
+INSPECT_TIMEOUT_S = 120.0
+#: A process is replaced after so many pages, against slow leaks in the libraries.
+RENDER_MAX_CALLS = 2000
+
+
+class Reader:
+    """Reads pages with one engine, many at once; enter it to start engine and processes."""
+
+    def __init__(
+        self, engine: Engine, *, limits: Limits | None = None, workers: int = 0, pool: ProcessPool | None = None
+    ) -> None:
+        self.engine = engine
+        self.limits = limits or Limits()
+        self._pool = pool or ProcessPool(
+            workers or len(os.sched_getaffinity(0)),
+            initializer=initialize_worker,
+            max_calls=RENDER_MAX_CALLS,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Start the engine and the processes; raises `EngineStartError`."""
+        try:
+            await asyncio.gather(self.engine.start(), self._pool.warm())
+        except WorkerDied as error:
+            await self.__aexit__()
+            raise EngineStartError(f"the processes that render pages cannot start: {error}") from error
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Kill the rendering processes, at once."""
+        self._pool.close()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop everything."""
+        self.close()
+        await self.engine.stop()
+
+    async def inspect(self, path: Path) -> DocumentInfo:
+        """What kind of document it is and how many pages it has.
+
+        Raises `DocumentError`; `WorkerTimeout` where opening it takes too long, though the file can be read; `OSError`
+        where the file system does not answer.
+        """
+        try:
+            return await _twice(lambda _: self._pool.run_within(INSPECT_TIMEOUT_S, inspect, path, self.limits))
+        except WorkerDied as error:
+            await self._probe(path)  # which dies too if it is the machine's fault, or the end of this reader
+            raise Corrupt(f"opening it crashes the library that reads it, twice: {error}") from error
+        except WorkerTimeout:
+            await self._probe(path)
+            raise
+
+    async def _probe(self, path: Path) -> None:
+        """Raise an `OSError` if the file system is why a process hung: no document is to be blamed for a dead share."""
+        try:
+            await self._pool.run_within(PROBE_TIMEOUT_S, read_ends, path)
+        except WorkerTimeout as error:
+            raise TimeoutError(errno.ETIMEDOUT, "the file does not answer", str(path)) from error
+
+    async def read_page(self, path: Path, page_index: int, task: Task = Task.DOCUMENT) -> Page:
+        """Read one page, whatever it takes; raises only what concerns the document, its file system or the engine."""
+        pixels = self.engine.info.needs_pixels
+        try:
+            image = await self._load(path, page_index, pixels=pixels)
+        except PageError as error:
+            if isinstance(error, WorkerTimeout):
+                await self._probe(path)
+            if not pixels:  # there is nothing less to ask for
+                return _unreadable(page_index, str(error))
+            return await self._without_picture(path, page_index, str(error))
+        if image.ink == 0 and not image.text_layer and not image.damage:
+            return page_from(image, Completion("", "stop", 0.0), source=self.engine.info.name, blank=True)
+        try:
+            completion = await self._recognize(image, task)
+        except PageError as error:
+            return _from_text_layer(image, str(error))
+        problem = problem_with(image, completion)
+        if problem and not completion.text.strip() and image.text_layer:
+            return _from_text_layer(image, problem)
+        return page_from(image, completion, source=self.engine.info.name, problem=problem)
+
+    async def _load(self, path: Path, page_index: int, *, pixels: bool) -> PageImage:
+        return await _twice(
+            lambda again: self._pool.run_within(
+                PAGE_LOAD_AGAIN_TIMEOUT_S if again else PAGE_LOAD_TIMEOUT_S,
+                load_page, path, page_index, pixels=pixels, limits=self.limits,
+            )
+        )  # fmt: skip
+
+    async def _recognize(self, image: PageImage, task: Task) -> Completion:
+        return await _twice(lambda _: self.engine.recognize(image, task))
+
+    async def _without_picture(self, path: Path, page_index: int, problem: str) -> Page:
+        """The page cannot be rendered: its text layer may still be readable, in a process of its own again."""
+        try:
+            image = await self._pool.run_within(
+                TEXT_LAYER_TIMEOUT_S, load_page, path, page_index, pixels=False, limits=self.limits
+            )
+        except PageError:
+            return _unreadable(page_index, problem)
+        return _from_text_layer(image, problem)
+
+
+def read_ends(path: Path) -> int:
+    """Read the beginning and the end of a file; how many bytes that were.  Hangs where its file system does."""
+    with path.open("rb") as file:
+        count = len(file.read(PROBE_BYTES))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - PROBE_BYTES))
+        return count + len(file.read())
+
+
+async def read(
+    path: str | Path, engine: Engine, *, task: Task = Task.DOCUMENT, limits: Limits | None = None
+) -> AsyncIterator[Page]:
+    """The pages of one document in order, as they come; raises `DocumentError` and `EngineError`.
+
+    For a program that reads a single document; to read many, enter one `Reader` and keep it.
+    """
+    path = Path(path)
+    async with Reader(engine, limits=limits) as reader:
+        info = await reader.inspect(path)
+        ahead: deque[asyncio.Task[Page]] = deque()
+        try:
+            for page_index in range(info.page_count):
+                ahead.append(asyncio.create_task(reader.read_page(path, page_index, task)))
+                if len(ahead) >= engine.info.capacity:
+                    yield await ahead.popleft()
+            while ahead:
+                yield await ahead.popleft()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
+
+
+async def _twice(attempt: Callable[[bool], Awaitable[T]]) -> T:
+    """`attempt(False)`, and `attempt(True)` after a process died: perhaps for its neighbour's hunger for memory."""
+    try:
+        return await attempt(False)
+    except WorkerDied:
+        return await attempt(True)
+
+
+def _unreadable(page_index: int, problem: str) -> Page:
+    """A page of which nothing is known but why."""
+    return Page(
+        page_number=page_index + 1,
+        width=1,
+        height=1,
+        unit="px",
+        blocks=(),
+        problem=problem,
+        source="none",
+        seconds=0,
+    )
+
+
+def _from_text_layer(image: PageImage, problem: str) -> Page:
+    """What the file itself says, where nothing better can be had; marked as such."""
+    regions = image.text_layer
+    note = f"{problem}; the text is the file's own" if regions else problem
+    completion = Completion("\n\n".join(region.text for region in regions), "stop", 0.0, regions)
+    return page_from(image, completion, source="textlayer" if regions else "none", problem=note)
+
+
+def page_from(
+    image: PageImage, completion: Completion, *, source: str, problem: str | None = None, blank: bool = False
+) -> Page:
+    """What is known of a page, in the document model; a damaged one is never without a problem."""
+    number = image.page_index + 1
+    problem = problem or image.damage or None
+    regions = completion.regions
+    if not regions and completion.text.strip():  # an engine that gives text only
+        regions = (Region("text", completion.text, (0.0, 0.0, 1.0, 1.0)),)
+    return Page(
+        page_number=number,
+        width=image.width,
+        height=image.height,
+        unit=image.unit,
+        blocks=tuple(_block(image, number, index, region) for index, region in enumerate(regions, 1)),
+        blank=blank,
+        problem=problem,
+        source=source,
+        confidence=_rounded(mean_confidence(completion)),
+        seconds=round(completion.seconds, 3),
+    )
+
+
+def _block(image: PageImage, page_number: int, index: int, region: Region) -> Block:
+    left, top, right, bottom = region.box
+    return Block(
+        id=f"p{page_number}b{index}",
+        category=CATEGORIES.get(region.label, "text"),
+        label=region.label,
+        text=_storable(region.text),
+        box=(
+            round(left * image.width, 2),
+            round(top * image.height, 2),
+            round(right * image.width, 2),
+            round(bottom * image.height, 2),
+        ),
+        confidence=_rounded(region.confidence),
+    )
+
+
+def _storable(text: str) -> str:
+    """Without what neither JSON nor a text file can hold: broken fonts map letters to lone surrogates and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

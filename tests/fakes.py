@@ -1,0 +1,279 @@
+"""Stand-ins that tests pass in: documents, an engine, a reader of pages, a service manager, and a root to drop into.
+
+A fake document is text: `fake_document(3, "minutes")` says that it has three pages and what they are about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from deepseek_ocr.completion import Completion, EngineInfo, Health, Region
+from deepseek_ocr.document import Block, Page
+from deepseek_ocr.errors import Corrupt
+from deepseek_ocr.pages import DocumentInfo
+from deepseek_ocr.prompt import READING_TASKS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from deepseek_ocr.completion import PageImage
+    from deepseek_ocr.prompt import Task
+
+# Documents and pages
+
+
+def fake_document(pages: int = 1, words: str = "hello") -> bytes:
+    """What `FakeReader` takes for a document; other words are another content."""
+    return f"fake document\n{pages}\n{words}\n".encode()
+
+
+def fake_page(page_number: int, text: str, *, problem: str | None = None) -> Page:
+    """A page with one block of text."""
+    block = Block(id=f"p{page_number}b1", category="text", label="text", text=text, box=(10, 10, 90, 20))
+    return Page(
+        page_number=page_number, width=100, height=100, unit="px", blocks=(block,) if text else (),
+        problem=problem, source="fake", seconds=0.001,
+    )  # fmt: skip
+
+
+class FakeReader:
+    """`inspect` and `read_page` of a reader, without processes or an engine.
+
+    What goes wrong is said beforehand: the faults of a page are raised one per call, in order, before it is read.
+    """
+
+    def __init__(self) -> None:
+        #: (words of the document, page number) of every call that began, in order.
+        self.calls: list[tuple[str, int]] = []
+        #: Words of every document that was inspected, in order.
+        self.inspected: list[str] = []
+        #: Exceptions to raise from `read_page`, by (words, page number).
+        self.faults: dict[tuple[str, int], list[BaseException]] = defaultdict(list)
+        #: Exceptions to raise from `inspect`, by words.
+        self.inspect_faults: dict[str, list[BaseException]] = defaultdict(list)
+        #: Pages that come back with a problem, by (words, page number).
+        self.problems: dict[tuple[str, int], str] = {}
+        #: Documents, and pages by (words, page number), that are never finished.
+        self.held: set[str] = set()
+        self.held_pages: set[tuple[str, int]] = set()
+        #: While it is cleared every page waits.
+        self.gate = asyncio.Event()
+        self.gate.set()
+        #: Pages that are being read now, and the most there ever were.
+        self.in_flight = 0
+        self.most_in_flight = 0
+
+    async def inspect(self, path: Path) -> DocumentInfo:
+        """Kind and number of pages."""
+        pages, words = _parse(path)
+        self.inspected.append(words)
+        if self.inspect_faults[words]:
+            raise self.inspect_faults[words].pop(0)
+        return DocumentInfo("fake", pages, repaired=False)
+
+    async def read_page(self, path: Path, page_index: int, task: Task) -> Page:
+        """One page: `<words> <page number>`."""
+        del task
+        _, words = _parse(path)
+        number = page_index + 1
+        self.calls.append((words, number))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await self.gate.wait()
+            if words in self.held or (words, number) in self.held_pages:
+                await asyncio.Event().wait()
+            if self.faults[words, number]:
+                raise self.faults[words, number].pop(0)
+        finally:
+            self.in_flight -= 1
+        return fake_page(number, f"{words} {number}", problem=self.problems.get((words, number)))
+
+
+def _parse(path: Path) -> tuple[int, str]:
+    kind, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if kind != "fake document":
+        raise Corrupt("it is no fake document")
+    return int(lines[0]), lines[1]
+
+
+class FakeEngine:
+    """An engine that says what it is told to: per page index a list of completions or exceptions, in order.
+
+    A page nobody said anything about is read as `page <number>`.
+    """
+
+    def __init__(self, *, capacity: int = 2, needs_pixels: bool = True) -> None:
+        self.info = EngineInfo("fake", "fake-1", READING_TASKS, needs_pixels=needs_pixels, capacity=capacity)
+        #: Pages that came, in order.
+        self.calls: list[PageImage] = []
+        #: What to answer, by page index.
+        self.answers: dict[int, list[Completion | BaseException]] = defaultdict(list)
+        #: What to raise from `start`, one per call.
+        self.start_faults: list[BaseException] = []
+        #: While it is cleared every page waits.
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.starts = 0
+        self.stops = 0
+
+    async def start(self) -> None:
+        """Count, and fail if told to."""
+        self.starts += 1
+        if self.start_faults:
+            raise self.start_faults.pop(0)
+
+    async def recognize(self, page: PageImage, task: Task) -> Completion:
+        """The next answer for this page."""
+        del task
+        self.calls.append(page)
+        await self.gate.wait()
+        answers = self.answers[page.page_index]
+        answer = answers.pop(0) if answers else completion(f"page {page.page_index + 1}")
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def stop(self) -> None:
+        """Count."""
+        self.stops += 1
+
+    def health(self) -> Health:
+        """Well between `start` and `stop`."""
+        return Health(ok=self.starts > self.stops, detail="fake")
+
+
+def completion(text: str, *, finish_reason: str = "stop", confidence: float | None = None) -> Completion:
+    """A completion of one region over the whole page."""
+    regions = (Region("text", text, (0.0, 0.0, 1.0, 1.0), confidence),) if text else ()
+    return Completion(text, finish_reason, 0.001, regions)  # type: ignore[arg-type]
+
+
+# The service manager
+
+
+class FakeServiceManager:
+    """The other end of NOTIFY_SOCKET: a real socket, and what came over it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(os.fspath(path))
+        self._messages: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the socket and remove its name."""
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def messages(self) -> list[str]:
+        """All datagrams so far, in order."""
+        while True:
+            try:
+                self._messages.append(self._socket.recv(65_536).decode())
+            except BlockingIOError:
+                return self._messages
+
+    @property
+    def status(self) -> str:
+        """The latest STATUS line."""
+        return next((one.removeprefix("STATUS=") for one in reversed(self.messages) if one.startswith("STATUS=")), "")
+
+    def count(self, message: str) -> int:
+        """How often a message came (its first line counts)."""
+        return sum(one.split("\n")[0] == message for one in self.messages)
+
+
+# The root of an inbox
+
+
+@dataclass(slots=True)
+class DropRoot:
+    """The folders of one inbox, as the people who use it see them; nothing is made before it is needed."""
+
+    path: Path
+    #: SHA-256 -> path in the inbox, of every document that was dropped and not taken away again.
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def inbox(self) -> Path:
+        """Where documents are dropped."""
+        return self.path / "inbox"
+
+    @property
+    def work(self) -> Path:
+        """Where open jobs are."""
+        return self.path / "work"
+
+    @property
+    def outbox(self) -> Path:
+        """Where results come out."""
+        return self.path / "outbox"
+
+    @property
+    def done(self) -> Path:
+        """Where originals lie that were read."""
+        return self.path / "done"
+
+    @property
+    def failed(self) -> Path:
+        """Where originals lie that were not."""
+        return self.path / "failed"
+
+    def drop(self, name: str, content: bytes) -> Path:
+        """Put a document into the inbox in one step, as a careful program does; remembers it."""
+        path = self.inbox / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.part")
+        temporary.write_bytes(content)
+        self.dropped[digest(content)] = name
+        return temporary.rename(path)
+
+    def forget(self, content: bytes) -> None:
+        """A document that was taken away or written over on purpose."""
+        del self.dropped[digest(content)]
+
+    def places(self) -> dict[str, list[str]]:
+        """SHA-256 -> the paths, relative to the root, where that content lies as a source."""
+        found = defaultdict(list)
+        for base in (self.inbox, self.work, self.done, self.failed):
+            for path in sorted(base.rglob("*")):
+                if path.is_file() and _is_source(path, in_work=base == self.work):
+                    found[digest(path.read_bytes())].append(str(path.relative_to(self.path)))
+        return found
+
+    def ended(self) -> tuple[int, int]:
+        """How many originals lie in done/ and in failed/."""
+        done, failed = (
+            sum(path.is_file() and _is_source(path, in_work=False) for path in base.rglob("*"))
+            for base in (self.done, self.failed)
+        )
+        return done, failed
+
+    def check(self) -> None:
+        """Every document that was dropped lies in exactly one place."""
+        places = self.places()
+        wrong = {name: places.get(key, []) for key, name in self.dropped.items() if len(places.get(key, [])) != 1}
+        assert not wrong, f"not in exactly one place: {wrong}"
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_source(path: Path, *, in_work: bool) -> bool:
+    if in_work:
+        return path.name.startswith("source.")
+    return not path.name.endswith((".error.json", ".error.txt")) and os.access(path, os.R_OK)

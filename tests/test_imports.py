@@ -1,0 +1,125 @@
+"""The order of the modules: each imports only modules of rows above it, and none grows over its size."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_LINES = 400
+
+#: The rows of each package, top to bottom.
+ROWS = {
+    "deepseek_ocr": [
+        "errors",
+        "prompt",
+        "completion",
+        "processes",
+        "columns",
+        "layout",
+        "ink",
+        "sizes",
+        "pages_image",
+        "pages_pdf",
+        "pages",
+        "tiles",
+        "grounding",
+        "scripts",
+        "detection",
+        "recognition",
+        "document",
+        "quality",
+        "markdown",
+        "figures",
+        "keywords",
+        "docling",
+        "engine",
+        "reader",
+    ],
+    "daemon": [
+        "config",
+        "log",
+        "metrics",
+        "systemd",
+        "durable",
+        "job",
+        "settle",
+        "roots",
+        "names",
+        "folders",
+        "faults",
+        "ledger",
+        "fair",
+        "scan",
+        "watcher",
+        "outputs",
+        "share",
+        "worker",
+        "intake",
+        "http",
+        "web",
+        "status",
+        "audit",
+        "retry",
+        "warmup",
+        "engines",
+        "engines",
+        "shares",
+        "supervisor",
+        "check",
+        "oneshot",
+        "samples",
+        "demo",
+        "cli",
+        "__main__",
+    ],
+}
+MODULES = sorted(path for package in ROWS for path in (ROOT / package).rglob("*.py"))
+
+
+def rank(dotted: str) -> tuple[int, int, int]:
+    """Where a module stands: package, row, and `engine/__init__.py` below the engines it chooses from."""
+    package, _, inner = dotted.partition(".")
+    row, _, engine = inner.partition(".")
+    if row and row not in ROWS[package]:
+        pytest.fail(f"{dotted} has no row: add it to ROWS, below what it needs")
+    # A package's own `__init__` passes on what its modules offer, so it stands below them all.
+    return list(ROWS).index(package), ROWS[package].index(row) if row else len(ROWS[package]), int(not engine)
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of our own modules that a file imports, also those it needs only for types."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: write the package's name, not dots"
+            module = str(node.module)
+            for alias in node.names:
+                inner = ROOT.joinpath(*module.split("."), alias.name)
+                is_module = inner.with_suffix(".py").exists() or inner.is_dir()
+                names.add(f"{module}.{alias.name}" if is_module else module)
+    return {name for name in names if name.partition(".")[0] in ROWS}
+
+
+def dotted_name(path: Path) -> str:
+    """The import name of a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted_name)
+def test_imports_point_up(path: Path) -> None:
+    """A module imports only what stands above it, so the tree can be read top to bottom."""
+    own = rank(dotted_name(path))
+    wrong = [name for name in imported(path) if rank(name) >= own]
+    assert not wrong, f"{dotted_name(path)} may not import {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted_name)
+def test_modules_stay_small(path: Path) -> None:
+    """Over this size a module does two jobs: split it."""
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= MAX_LINES

@@ -1,0 +1,248 @@
+"""Worker processes: what happens to one of them is felt by its own call only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import operator
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from deepseek_ocr.errors import Corrupt, WorkerDied, WorkerTimeout
+from deepseek_ocr.processes import ProcessPool
+from tests.conftest import eventually, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@contextlib.asynccontextmanager
+async def pool_of(size: int, **options: Any) -> AsyncIterator[ProcessPool]:
+    """A pool whose processes are gone afterwards."""
+    pool = ProcessPool(size, **options)
+    try:
+        yield pool
+    finally:
+        pids = pool.pids()
+        pool.close()
+        await eventually(lambda: not any(map(runs, pids)))
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_calls_run_in_other_processes() -> None:
+    """A call is made elsewhere, with its arguments, and its result or its exception comes back."""
+    async with pool_of(1) as pool:
+        assert pool.pids() == []
+        pid = await pool.run(os.getpid)
+        assert pool.pids() == [pid]
+        assert pid != os.getpid()
+        assert await pool.run(sorted, [2, 3, 1], reverse=True) == [3, 2, 1]
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(operator.truediv, 1, 0)
+        assert await pool.run(os.getpid) == pid  # an exception costs no process
+
+
+def fail() -> None:
+    """Fail as a reader does."""
+    raise Corrupt("the file ends early")
+
+
+async def test_errors_of_the_package_survive_the_way_back() -> None:
+    """A document's fault arrives as what it was, message included."""
+    async with pool_of(1) as pool:
+        with pytest.raises(Corrupt, match="the file ends early"):
+            await pool.run(fail)
+
+
+async def test_warm_starts_every_process() -> None:
+    """After `warm` all of them run."""
+    async with pool_of(2) as pool:
+        await pool.warm()
+        assert len(pool.pids()) == 2
+
+
+def say_and_wait(path: Path) -> None:
+    """Write down which process this is and wait for ever."""
+    path.with_suffix(".tmp").write_text(str(os.getpid()), encoding="ascii")
+    path.with_suffix(".tmp").rename(path)
+    signal.pause()
+
+
+async def test_a_process_that_dies_takes_its_call_only(tmp_path: Path) -> None:
+    """The call of a killed process fails with WorkerDied; its neighbour's comes back, and the next one is served."""
+    said = [tmp_path / "dying", tmp_path / "neighbour"]
+    async with pool_of(2) as pool:
+        dying, neighbour = (asyncio.create_task(pool.run(say_and_wait, path)) for path in said)
+        await eventually(lambda: all(path.exists() for path in said))
+        os.kill(int(said[0].read_text(encoding="ascii")), signal.SIGKILL)
+        with pytest.raises(WorkerDied, match="died"):
+            await dying
+        assert not neighbour.done()
+        assert await pool.run(os.getpid) in pool.pids()
+        neighbour.cancel()
+        await asyncio.wait([neighbour])
+
+
+async def test_a_process_that_ends_itself_has_died() -> None:
+    """A crash in a library ends the call with WorkerDied, not the pool."""
+    async with pool_of(1) as pool:
+        for _ in range(2):
+            with pytest.raises(WorkerDied):
+                await pool.run(os._exit, 3)
+        assert await pool.run(divmod, 7, 2) == (3, 1)
+
+
+async def test_a_call_that_takes_too_long_is_stopped() -> None:
+    """After its time the process is killed and the call fails with WorkerTimeout; waiting for a process counts not."""
+    async with pool_of(1) as pool:
+        await pool.warm()
+        (pid,) = pool.pids()
+        slow = asyncio.create_task(pool.run_within(0.3, signal.pause))
+        queued = asyncio.create_task(pool.run_within(20, os.getpid))
+        with pytest.raises(WorkerTimeout, match=r"no result after 0\.3 s"):
+            await slow
+        assert await queued != pid
+        await eventually(lambda: not runs(pid))
+
+
+def time_out() -> None:
+    """Fail with the built-in error for something that took too long."""
+    raise TimeoutError("the function's own")
+
+
+async def test_a_timeout_of_the_function_is_its_own() -> None:
+    """A TimeoutError that the function raises is no WorkerTimeout and costs no process."""
+    async with pool_of(1) as pool:
+        pid = await pool.run(os.getpid)
+        with pytest.raises(TimeoutError, match="the function's own"):
+            await pool.run_within(20, time_out)
+        assert pool.pids() == [pid]
+
+
+async def test_a_cancelled_call_costs_its_process() -> None:
+    """Nobody waits for what was given up: its process is killed and the slot is free."""
+    async with pool_of(1) as pool:
+        await pool.warm()
+        (pid,) = pool.pids()
+        call = asyncio.create_task(pool.run(signal.pause))
+        await asyncio.wait([call], timeout=0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await pool.run(os.getpid) != pid
+        await eventually(lambda: not runs(pid))
+
+
+async def test_a_cancelled_call_that_has_no_process_yet_costs_none() -> None:
+    """One that waits for its turn leaves the queue, and the others keep theirs."""
+    async with pool_of(1) as pool:
+        pid = await pool.run(os.getpid)
+        busy = asyncio.create_task(pool.run(signal.sigtimedwait, {signal.SIGUSR1}, 0.2))
+        waiting = [asyncio.create_task(pool.run(os.getpid)) for _ in range(2)]
+        await asyncio.wait([busy], timeout=0.05)
+        waiting[0].cancel()
+        assert await waiting[1] == pid
+        await busy
+
+
+async def test_a_process_that_died_idle_is_replaced() -> None:
+    """A process that was killed between two calls is no reason for the next one to fail."""
+    async with pool_of(1) as pool:
+        pid = await pool.run(os.getpid)
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: pool.pids() == [])
+        assert await pool.run(os.getpid) != pid
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["calls that return", "calls that fail"])
+async def test_a_process_is_replaced_after_its_calls(fails: bool) -> None:
+    """`max_calls` holds for calls that fail as well: a broken file leaks as much as a sound one."""
+    async with pool_of(1, max_calls=3) as pool:
+        pids = []
+        for _ in range(2):
+            pids.append(await pool.run(os.getpid))
+            for _ in range(2):
+                with contextlib.suppress(ZeroDivisionError):
+                    await pool.run(operator.truediv, 1, 0 if fails else 1)
+        assert pids[0] != pids[1]
+        assert pool.pids() == []
+
+
+async def test_an_initializer_runs_in_every_process() -> None:
+    """It runs once, before the first call."""
+    async with pool_of(1, initializer=os.putenv, initargs=("OCR_TEST", "1")) as pool:
+        with pytest.raises(WorkerDied):
+            await pool.run(os._exit, 1)
+        assert await pool.run(os.system, 'test "$OCR_TEST" = 1') == 0
+
+
+async def test_an_initializer_that_fails_fails_every_call() -> None:
+    """Each call says that its process died, and none hangs."""
+    async with pool_of(1, initializer=operator.truediv, initargs=(1, 0)) as pool:
+        for _ in range(2):
+            with pytest.raises(WorkerDied):
+                await pool.run(os.getpid)
+
+
+async def test_a_closed_pool_serves_nobody() -> None:
+    """Calls in flight, calls that wait and calls that come later fail with WorkerDied; closing twice is allowed."""
+    async with pool_of(1) as pool:
+        await pool.warm()
+        calls = [asyncio.create_task(pool.run(signal.pause)) for _ in range(3)]
+        await asyncio.wait(calls, timeout=0.05)
+        pool.close()
+        pool.close()
+        for call in (*calls, asyncio.create_task(pool.run(os.getpid))):
+            with pytest.raises(WorkerDied):
+                await call
+
+
+async def test_signals_of_a_terminal_are_the_parents() -> None:
+    """Ctrl-C reaches the whole process group; a worker goes on, so that its page can be finished."""
+    async with pool_of(1) as pool:
+        pid = await pool.run(os.getpid)
+        os.kill(pid, signal.SIGINT)
+        assert await pool.run(os.getpid) == pid
+
+
+_PARENT = """
+import asyncio, os, signal
+from deepseek_ocr.processes import ProcessPool
+
+async def main():
+    pool = ProcessPool(2)
+    await pool.warm()
+    print(*pool.pids(), flush=True)
+    await pool.run(signal.pause)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """When the daemon is killed, no worker process is left behind."""
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT, encoding="utf-8")
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    ) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        parent.kill()
+        wait_until(lambda: not any(map(runs, pids)))
