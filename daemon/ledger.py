@@ -150,15 +150,15 @@ class Ledger:
         )
 
     async def opened(self, job: Job, root_id: str) -> None:
-        """A job was claimed; repeating it changes nothing."""
+        """A job was claimed; repeating it changes nothing but the name, which may have been taken meanwhile."""
         values = (
             job.job_id, root_id, job.inbox, os.fsencode(job.path), os.fsencode(job.name), job.sample.size,
             job.claimed_at,
         )  # fmt: skip
         await self._ask(
             lambda connection: connection.execute(
-                "INSERT OR IGNORE INTO jobs (job_id, root_id, inbox, path, name, size, claimed_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (job_id, root_id, inbox, path, name, size, claimed_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET name = excluded.name",
                 values,
             )
         )
@@ -178,7 +178,8 @@ class Ledger:
                 "INSERT INTO jobs (job_id, root_id, inbox, path, name, size, claimed_at, status, reason, pages, "
                 "bad_pages, attempts, seconds, sha256, finished_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (job_id) DO UPDATE SET status = excluded.status, reason = excluded.reason, "
+                "ON CONFLICT (job_id) DO UPDATE SET name = excluded.name, "
+                "status = excluded.status, reason = excluded.reason, "
                 "pages = excluded.pages, bad_pages = excluded.bad_pages, attempts = excluded.attempts, "
                 "seconds = excluded.seconds, sha256 = excluded.sha256, finished_at = excluded.finished_at",
                 values,

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,19 @@ async def test_repeated_writes_change_nothing(tmp_path: Path) -> None:
             ("job-0001", "failed", 60.0),
             ("job-0002", "open", None),
         ]
+
+
+async def test_a_name_that_was_chosen_anew_is_the_one_in_the_account(tmp_path: Path) -> None:
+    """A crash between the claim and the publish can cost a document its name; the audit missed it under the old one.
+
+    Found by the crash test: the original lay in done/ as attachment~6.pdf, the ledger knew it as attachment~5.pdf.
+    """
+    async with Ledger(tmp_path) as ledger:
+        await ledger.opened(job(1, "x.pdf"), ROOT)
+        await ledger.opened(replace(job(1, "x.pdf"), name="x~2.pdf"), ROOT)
+        assert rows(tmp_path, "path, name") == [(b"x.pdf", b"x~2.pdf")]
+        await ledger.closed(replace(job(1, "x.pdf"), name="x~3.pdf"), ROOT, account("done"))
+        assert rows(tmp_path, "path, name") == [(b"x.pdf", b"x~3.pdf")]
 
 
 async def test_a_job_may_be_closed_without_having_been_opened(tmp_path: Path) -> None:
