@@ -25,7 +25,7 @@ from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.cpu import CpuEngine
 from deepseek_ocr.layout import Line, regions_from_lines
 from deepseek_ocr.pages_pdf import mupdf
-from deepseek_ocr.prompt import Task
+from deepseek_ocr.prompt import Options
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +128,7 @@ async def ours(images: list[Image], engine: CpuEngine) -> Run:
     async def read(index: int, image: Image) -> str:
         async with limit:
             height, width = image.shape[:2]
-            completion = await engine.recognize(PageImage(index, width, height, "px", image, ink=0.1), Task.DOCUMENT)
+            completion = await engine.recognize(PageImage(index, width, height, "px", image, ink=0.1), Options())
             return " ".join(completion.text.split())
 
     try:

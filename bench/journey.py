@@ -76,7 +76,7 @@ def serial(documents: Path, count: int, folder: Path) -> float:
         sha256 = hash_file(source)
         info = inspect(source, limits)
         kept_pages(work, sha256, info.page_count)
-        image = load_page(source, 0, pixels=False, limits=limits)
+        image = load_page(source, 0, needs="nothing", limits=limits)
         text = "\n\n".join(region.text for region in image.text_layer)
         completion = Completion(text, "stop", 0.0, image.text_layer)
         write_checkpoint(work, sha256, page_from(image, completion, source="textlayer"))

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepseek_ocr.prompt import Mode, Options, Task
+
 if TYPE_CHECKING:
     from daemon.config import Settings
 
@@ -275,13 +277,22 @@ def retry(
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "vllm", "transformers", "openai", "cpu", "textlayer"]),
               help="Overrides the configuration.")  # fmt: skip
-@click.option("--task", type=click.Choice(["document", "image", "free"]), default="document", show_default=True)
+@click.option(
+    "--task",
+    type=click.Choice([task.value for task in Task]),
+    default="document",
+    show_default=True,
+    help="What to ask of every page; without a GPU only document, image and free.",
+)
+@click.option("--prompt", default="", help="For --task custom: the prompt.")
+@click.option("--text", default="", help="For --task locate: the text to look for.")
+@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="Overrides the configuration.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there already.")
 @config_option
 @json_option
 def ocr(
-    files: tuple[Path, ...], folder: Path, engine: str | None, task: str, config_path: Path | None, *,
-    overwrite: bool, as_json: bool,
+    files: tuple[Path, ...], folder: Path, engine: str | None, task: str, prompt: str, text: str, mode: str | None,
+    config_path: Path | None, *, overwrite: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Read files now, without a daemon; needs no configuration."""
     import asyncio
@@ -289,14 +300,17 @@ def ocr(
     from daemon.engines import Refused
     from daemon.oneshot import as_dict, read_files, report
     from deepseek_ocr.errors import EngineError
-    from deepseek_ocr.prompt import Task
 
+    try:
+        options = Options(Task(task), prompt, text, Mode(mode) if mode else None)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     settings = _load(_find_config(config_path))
     if engine:
         settings = settings.model_copy(update={"engine": settings.engine.model_copy(update={"backend": engine})})
     try:
         results = asyncio.run(
-            read_files(settings, files, folder, Task(task), overwrite=overwrite, quiet=as_json)
+            read_files(settings, files, folder, options, overwrite=overwrite, quiet=as_json)
         )  # fmt: skip
     except EngineError as error:
         raise Exit(str(error), EX_UNAVAILABLE) from error

@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from deepseek_ocr.prompt import Mode, Task
+from deepseek_ocr.prompt import MAX_PROMPT_CHARS, MAX_TEXT_CHARS, Mode, Options, Task
 
 ENV_PREFIX = "OCR_DAEMON__"
 
@@ -58,8 +58,8 @@ class Inbox(BaseModel):
     root: Path = Path("/srv/ocr")
     outbox: Path | Literal[""] = ""
     task: Task = Task.DOCUMENT
-    prompt: Annotated[str, Field(max_length=4000)] = ""
-    text: Annotated[str, Field(max_length=1000)] = ""
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] = ""
+    text: Annotated[str, Field(max_length=MAX_TEXT_CHARS)] = ""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     keep_done_days: Annotated[int, Field(ge=0, le=36_500)] = 0
 
@@ -76,14 +76,14 @@ class Inbox(BaseModel):
                 raise ValueError(msg)
         return self
 
+    @property
+    def options(self) -> Options:
+        """What is asked of every page; raises `ValueError` for what cannot be asked."""
+        return Options(self.task, self.prompt, self.text)
+
     @model_validator(mode="after")
     def _task_has_what_it_needs(self) -> Self:
-        if (self.task is Task.CUSTOM) != bool(self.prompt):
-            msg = 'task = "custom" and prompt belong together'
-            raise ValueError(msg)
-        if (self.task is Task.LOCATE) != bool(self.text):
-            msg = 'task = "locate" and text belong together'
-            raise ValueError(msg)
+        _ = self.options
         return self
 
 

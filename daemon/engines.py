@@ -53,7 +53,13 @@ def page_limits(settings: Settings) -> Limits:
 def engine_account(choice: Choice, engine: Engine) -> dict[str, Any]:
     """What manifests say about the engine."""
     info = engine.info
-    return {"name": info.name, "model": info.model, "reason": choice.reason, "scripts": list(info.scripts)}
+    return {
+        "name": info.name,
+        "model": info.model,
+        "mode": info.mode,
+        "reason": choice.reason,
+        "scripts": list(info.scripts),
+    }
 
 
 async def warm_up(reader: Reader) -> None:

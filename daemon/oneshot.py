@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from daemon.config import Settings
-    from deepseek_ocr.prompt import Task
+    from deepseek_ocr.prompt import Options, Task
 
 
 @dataclass(slots=True)
@@ -41,7 +41,13 @@ class Result:
 
 
 async def read_file(
-    reader: Reader, path: Path, folder: Path, task: Task, *, overwrite: bool, on_page: Callable[[int, int], object]
+    reader: Reader,
+    path: Path,
+    folder: Path,
+    options: Options,
+    *,
+    overwrite: bool,
+    on_page: Callable[[int, int], object],
 ) -> Result:
     """Read one file and write `<name>.md` and `<name>.json` into a folder.
 
@@ -54,7 +60,7 @@ async def read_file(
     if taken and not overwrite:
         return Result(shown, "failed", "output_exists", f"{taken[0]} is there already; --overwrite replaces it")
     try:
-        summary = await _read_and_write(reader, path, folder, task, on_page)
+        summary = await _read_and_write(reader, path, folder, options, on_page)
     except DocumentError as error:
         return Result(shown, "failed", error.slug, f"{error}. {error.remedy}")
     except PageError as error:
@@ -77,7 +83,7 @@ def _targets(path: Path, folder: Path) -> list[Path]:
 
 
 async def _read_and_write(
-    reader: Reader, path: Path, folder: Path, task: Task, on_page: Callable[[int, int], object]
+    reader: Reader, path: Path, folder: Path, options: Options, on_page: Callable[[int, int], object]
 ) -> Summary:
     info = await reader.inspect(path)
     done = 0
@@ -91,7 +97,7 @@ async def _read_and_write(
         async def one_page(index: int) -> None:
             nonlocal done
             async with places:
-                page = await reader.read_page(path, index, task)
+                page = await reader.read_page(path, index, options)
             with _writing():
                 write_checkpoint(pages_folder, "", page)
             done += 1
@@ -104,7 +110,7 @@ async def _read_and_write(
         except ExceptionGroup as group:
             raise _deciding(group) from group
         with _writing():
-            summary = _write(reader, pages_folder, path, info.kind, info.page_count, task)
+            summary = _write(reader, pages_folder, path, info.kind, info.page_count, options.task)
             for target in _targets(path, folder):
                 (pages_folder / target.name).replace(target)
     return summary
@@ -161,13 +167,13 @@ def as_dict(result: Result) -> dict[str, Any]:
 
 
 async def read_files(
-    settings: Settings, files: tuple[Path, ...], folder: Path, task: Task, *, overwrite: bool, quiet: bool
+    settings: Settings, files: tuple[Path, ...], folder: Path, options: Options, *, overwrite: bool, quiet: bool
 ) -> list[Result]:
     """Read files one after the other, the pages of each side by side, with a progress bar on standard error.
 
     Raises `EngineError`: without an engine no other file is read either.
     """
-    _, engine = build_engine(settings, tasks=[task])
+    _, engine = build_engine(settings, tasks=[options.task])
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
     console = Console(stderr=True, quiet=quiet)
     columns = (
@@ -197,5 +203,5 @@ async def read_files(
                 def on_page(done: int, total: int, bar: TaskID = bar) -> None:
                     progress.update(bar, completed=done, total=total)
 
-                results.append(await read_file(reader, path, folder, task, overwrite=overwrite, on_page=on_page))
+                results.append(await read_file(reader, path, folder, options, overwrite=overwrite, on_page=on_page))
     return results

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from daemon.ledger import Ledger
     from daemon.share import Share
     from deepseek_ocr.pages import DocumentInfo
-    from deepseek_ocr.prompt import Task
+    from deepseek_ocr.prompt import Options
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Draining(Exception):
 class ReadPage(Protocol):
     """What the worker needs to read a page; tests pass their own."""
 
-    def __call__(self, path: Path, page_index: int, task: Task, /) -> Awaitable[Page]:
+    def __call__(self, path: Path, page_index: int, options: Options, /) -> Awaitable[Page]:
         """One page, always; raises only what concerns the document or the engine."""
         ...
 
@@ -269,7 +269,7 @@ class Worker:
     def _checkpoint_key(self, share: Share, sha256: str) -> str:
         parts = {
             "source": sha256,
-            "engine": [self.engine["name"], self.engine["model"]],
+            "engine": [self.engine["name"], self.engine["model"], self.engine["mode"]],
             "task": [share.settings.task, share.settings.prompt, share.settings.text],
             "format": VERSION,
         }
@@ -306,7 +306,7 @@ class Worker:
         unwritten: asyncio.Semaphore,
     ) -> None:  # fmt: skip
         try:
-            page = await self._read_page(path, number - 1, share.settings.task)
+            page = await self._read_page(path, number - 1, share.settings.options)
         finally:
             # Before the checkpoint: a share that hangs must not keep the engine from other inboxes.
             release()

@@ -10,15 +10,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from deepseek_ocr.prompt import Task
+    from deepseek_ocr.prompt import Mode, Options, Task
+    from deepseek_ocr.tiles import Tiles
 
 #: (left, top, right, bottom), each 0 to 1, origin top left of the page as displayed.
 Box = tuple[float, float, float, float]
 
 FinishReason = Literal["stop", "length", "abort", "repetition", "error"]
+
+#: What of a page's picture an engine looks at: nothing, its pixels, the views and crops that the model sees
+#: (`tiles.py`), or a PNG file.  A worker process makes it, never the event loop.
+Needs = Literal["nothing", "pixels", "tiles", "png"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class PageImage:
     height: float
     #: "pt" = 1/72 inch (PDF), "px" = pixels of the original picture.
     unit: Literal["pt", "px"]
-    #: (height_px, width_px, 3) RGB; None if the caller asked for none.
+    #: (height_px, width_px, 3) RGB; None unless the engine needs just these.
     pixels: NDArray[np.uint8] | None
     #: Share of the page that is not background, 0 to 1; 0 is a blank page.
     ink: float
@@ -52,6 +59,10 @@ class PageImage:
     text_layer: tuple[Region, ...] = ()
     #: What of the page is known to be lost (a cut-off picture, a torn content stream), in words; empty = nothing.
     damage: str = ""
+    #: What the model sees; None unless the engine needs it.
+    tiles: Tiles | None = None
+    #: The picture as a PNG file; empty unless the engine needs it.
+    png: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +88,14 @@ class EngineInfo:
     #: The model that reads, precise enough that another value means other results.
     model: str
     tasks: frozenset[Task]
-    #: Whether `recognize` looks at `PageImage.pixels`.
-    needs_pixels: bool
+    #: What `recognize` looks at.
+    needs: Needs
     #: Pages worth having in flight at once.
     capacity: int
     #: Scripts it reads, for people; empty = not limited by the engine.
     scripts: tuple[str, ...] = field(default=())
+    #: The resolution it reads with unless asked for another; None where it has no modes.
+    mode: Mode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +118,13 @@ class Engine(Protocol):
         """Load the model and make it ready; raises `EngineStartError`."""
         ...
 
-    async def recognize(self, page: PageImage, task: Task) -> Completion:
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
         """Read one page; raises `PageError` for this page only, `EngineDeadError` for the engine.
 
-        Cancelling it gives the page up.
+        `on_text` is called with all the text so far whenever there is more of it; engines that have it only at the
+        end do not call it.  It begins anew where the page had to be.  Cancelling the call gives the page up.
         """
         ...
 

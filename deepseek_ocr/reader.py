@@ -18,17 +18,20 @@ from deepseek_ocr.document import CATEGORIES, Block, Page
 from deepseek_ocr.errors import Corrupt, EngineStartError, PageError, WorkerDied, WorkerTimeout
 from deepseek_ocr.pages import Limits, initialize_worker, inspect, load_page
 from deepseek_ocr.processes import ProcessPool
-from deepseek_ocr.prompt import Task
+from deepseek_ocr.prompt import Options
 from deepseek_ocr.quality import mean_confidence, problem_with
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from deepseek_ocr.completion import Engine, PageImage
+    from deepseek_ocr.completion import Engine, Needs, PageImage
     from deepseek_ocr.pages import DocumentInfo
+    from deepseek_ocr.prompt import Mode
 
 T = TypeVar("T")
 
+#: Unless asked for something else: the whole page, as the engine does it best.
+EVERYTHING = Options()
 #: Rendering one page must not take longer; sound pages take a hundredth of it.  With the next three it is less than
 #: 60 s, after which a page that cannot be loaded is given up at the latest.
 PAGE_LOAD_TIMEOUT_S = 25.0
@@ -102,44 +105,53 @@ class Reader:
         except WorkerTimeout as error:
             raise TimeoutError(errno.ETIMEDOUT, "the file does not answer", str(path)) from error
 
-    async def read_page(self, path: Path, page_index: int, task: Task = Task.DOCUMENT) -> Page:
-        """Read one page, whatever it takes; raises only what concerns the document, its file system or the engine."""
-        pixels = self.engine.info.needs_pixels
+    async def read_page(
+        self,
+        path: Path,
+        page_index: int,
+        options: Options = EVERYTHING,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Page:
+        """Read one page, whatever it takes; raises only what concerns the document, its file system or the engine.
+
+        `on_text` gets the raw text so far whenever there is more of it, where the engine can say.
+        """
+        info = self.engine.info
         try:
-            image = await self._load(path, page_index, pixels=pixels)
+            image = await self._load(path, page_index, info.needs, options.mode or info.mode)
         except PageError as error:
             if isinstance(error, WorkerTimeout):
                 await self._probe(path)
-            if not pixels:  # there is nothing less to ask for
+            if info.needs == "nothing":  # there is nothing less to ask for
                 return _unreadable(page_index, str(error))
             return await self._without_picture(path, page_index, str(error))
         if image.ink == 0 and not image.text_layer and not image.damage:
-            return page_from(image, Completion("", "stop", 0.0), source=self.engine.info.name, blank=True)
+            return page_from(image, Completion("", "stop", 0.0), source=info.name, blank=True)
         try:
-            completion = await self._recognize(image, task)
+            completion = await self._recognize(image, options, on_text)
         except PageError as error:
             return _from_text_layer(image, str(error))
         problem = problem_with(image, completion)
         if problem and not completion.text.strip() and image.text_layer:
             return _from_text_layer(image, problem)
-        return page_from(image, completion, source=self.engine.info.name, problem=problem)
+        return page_from(image, completion, source=info.name, problem=problem)
 
-    async def _load(self, path: Path, page_index: int, *, pixels: bool) -> PageImage:
+    async def _load(self, path: Path, page_index: int, needs: Needs, mode: Mode | None) -> PageImage:
         return await _twice(
             lambda again: self._pool.run_within(
                 PAGE_LOAD_AGAIN_TIMEOUT_S if again else PAGE_LOAD_TIMEOUT_S,
-                load_page, path, page_index, pixels=pixels, limits=self.limits,
+                load_page, path, page_index, needs=needs, mode=mode, limits=self.limits,
             )
         )  # fmt: skip
 
-    async def _recognize(self, image: PageImage, task: Task) -> Completion:
-        return await _twice(lambda _: self.engine.recognize(image, task))
+    async def _recognize(self, image: PageImage, options: Options, on_text: Callable[[str], None] | None) -> Completion:
+        return await _twice(lambda _: self.engine.recognize(image, options, on_text))
 
     async def _without_picture(self, path: Path, page_index: int, problem: str) -> Page:
         """The page cannot be rendered: its text layer may still be readable, in a process of its own again."""
         try:
             image = await self._pool.run_within(
-                TEXT_LAYER_TIMEOUT_S, load_page, path, page_index, pixels=False, limits=self.limits
+                TEXT_LAYER_TIMEOUT_S, load_page, path, page_index, needs="nothing", limits=self.limits
             )
         except PageError:
             return _unreadable(page_index, problem)
@@ -156,7 +168,7 @@ def read_ends(path: Path) -> int:
 
 
 async def read(
-    path: str | Path, engine: Engine, *, task: Task = Task.DOCUMENT, limits: Limits | None = None
+    path: str | Path, engine: Engine, options: Options = EVERYTHING, *, limits: Limits | None = None
 ) -> AsyncIterator[Page]:
     """The pages of one document in order, as they come; raises `DocumentError` and `EngineError`.
 
@@ -168,7 +180,7 @@ async def read(
         ahead: deque[asyncio.Task[Page]] = deque()
         try:
             for page_index in range(info.page_count):
-                ahead.append(asyncio.create_task(reader.read_page(path, page_index, task)))
+                ahead.append(asyncio.create_task(reader.read_page(path, page_index, options)))
                 if len(ahead) >= engine.info.capacity:
                     yield await ahead.popleft()
             while ahead:

@@ -191,7 +191,7 @@ def write(folder: Path, content: bytes, name: str = "document.bin") -> Path:
 
 def load(path: Path, page_index: int = 0, *, pixels: bool = True, limits: Limits = LIMITS) -> PageImage:
     """A page, with its pixels unless they are unwanted."""
-    return load_page(path, page_index, pixels=pixels, limits=limits)
+    return load_page(path, page_index, needs="pixels" if pixels else "nothing", limits=limits)
 
 
 def rgb(page: PageImage) -> NDArray[np.uint8]:

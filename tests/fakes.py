@@ -20,10 +20,11 @@ from deepseek_ocr.pages import DocumentInfo
 from deepseek_ocr.prompt import READING_TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from deepseek_ocr.completion import PageImage
-    from deepseek_ocr.prompt import Task
+    from deepseek_ocr.completion import Needs, PageImage
+    from deepseek_ocr.prompt import Options
 
 # Documents and pages
 
@@ -77,9 +78,9 @@ class FakeReader:
             raise self.inspect_faults[words].pop(0)
         return DocumentInfo("fake", pages, repaired=False)
 
-    async def read_page(self, path: Path, page_index: int, task: Task) -> Page:
+    async def read_page(self, path: Path, page_index: int, options: Options) -> Page:
         """One page: `<words> <page number>`."""
-        del task
+        del options
         _, words = _parse(path)
         number = page_index + 1
         self.calls.append((words, number))
@@ -109,8 +110,8 @@ class FakeEngine:
     A page nobody said anything about is read as `page <number>`.
     """
 
-    def __init__(self, *, capacity: int = 2, needs_pixels: bool = True) -> None:
-        self.info = EngineInfo("fake", "fake-1", READING_TASKS, needs_pixels=needs_pixels, capacity=capacity)
+    def __init__(self, *, capacity: int = 2, needs: Needs = "pixels") -> None:
+        self.info = EngineInfo("fake", "fake-1", READING_TASKS, needs=needs, capacity=capacity)
         #: Pages that came, in order.
         self.calls: list[PageImage] = []
         #: What to answer, by page index.
@@ -129,9 +130,11 @@ class FakeEngine:
         if self.start_faults:
             raise self.start_faults.pop(0)
 
-    async def recognize(self, page: PageImage, task: Task) -> Completion:
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
         """The next answer for this page."""
-        del task
+        del options, on_text
         self.calls.append(page)
         await self.gate.wait()
         answers = self.answers[page.page_index]

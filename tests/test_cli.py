@@ -17,7 +17,7 @@ from daemon import samples
 from daemon.cli import cli
 from daemon.oneshot import read_file
 from deepseek_ocr.errors import EngineDeadError
-from deepseek_ocr.prompt import Task
+from deepseek_ocr.prompt import Options
 from deepseek_ocr.reader import Reader
 from tests.conftest import wait_until
 from tests.documents import bars, jpeg, scanned_pdf, text_pdf
@@ -433,9 +433,7 @@ async def test_an_engine_that_dies_ends_the_command(papers: Path) -> None:
     engine.answers[1] = [EngineDeadError("it died")]
     async with Reader(engine, workers=1) as reader:
         with pytest.raises(EngineDeadError):
-            await read_file(
-                reader, papers / "letter.pdf", papers, Task.DOCUMENT, overwrite=False, on_page=lambda *_: None
-            )
+            await read_file(reader, papers / "letter.pdf", papers, Options(), overwrite=False, on_page=lambda *_: None)
     assert not list(papers.glob("*.md"))  # noqa: ASYNC240 - nothing else runs any more
 
 
@@ -444,7 +442,7 @@ async def test_an_output_that_cannot_be_written_is_the_result(papers: Path) -> N
     nowhere = papers / "nowhere"
     async with Reader(FakeEngine(), workers=1) as reader:
         result = await read_file(
-            reader, papers / "letter.pdf", nowhere, Task.DOCUMENT, overwrite=False, on_page=lambda *_: None
+            reader, papers / "letter.pdf", nowhere, Options(), overwrite=False, on_page=lambda *_: None
         )
     assert (result.status, result.reason) == ("failed", "unwritable_output")
     assert f"{nowhere}: No such file or directory" in result.detail

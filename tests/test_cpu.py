@@ -24,7 +24,7 @@ from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine import cpu
 from deepseek_ocr.engine.cpu import CpuEngine
 from deepseek_ocr.errors import EngineStartError, WorkerDied, WorkerTimeout
-from deepseek_ocr.prompt import Task
+from deepseek_ocr.prompt import Options, Task
 from deepseek_ocr.scripts import LETTERS
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ async def engine() -> AsyncIterator[CpuEngine]:
 
 async def test_columns_are_read_one_after_the_other(engine: CpuEngine) -> None:
     """A page in two columns under a heading comes in reading order, with labels, places and confidence."""
-    completion = await engine.recognize(page(two_columns()), Task.DOCUMENT)
+    completion = await engine.recognize(page(two_columns()), Options())
     assert completion.finish_reason == "stop"
     assert completion.seconds > 0
     title, *texts = completion.regions
@@ -132,7 +132,7 @@ def test_script_without_guard_is_told_so(tmp_path: Path) -> None:
 async def test_blank_page_runs_no_model() -> None:
     """A page without ink is answered at once, also by an engine whose processes were never started."""
     engine = CpuEngine(workers=1)
-    completion = await engine.recognize(page(np.zeros((8, 8, 3), np.uint8), ink=0), Task.FREE)
+    completion = await engine.recognize(page(np.zeros((8, 8, 3), np.uint8), ink=0), Options(Task.FREE))
     assert (completion.text, completion.regions, completion.finish_reason) == ("", (), "stop")
     assert engine.pids() == []
 
@@ -140,13 +140,13 @@ async def test_blank_page_runs_no_model() -> None:
 async def test_killed_worker_costs_only_its_page(engine: CpuEngine) -> None:
     """A process killed over a page fails that page; the next one is read by a fresh process."""
     (pid,) = engine.pids()
-    reading = asyncio.create_task(engine.recognize(page(two_columns()), Task.DOCUMENT))
+    reading = asyncio.create_task(engine.recognize(page(two_columns()), Options()))
     before = cpu_s(pid)
     await wait_until(lambda: cpu_s(pid) > before + 0.1)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerDied):
         await reading
-    completion = await engine.recognize(page(picture("Next 42", width=300, height=80, at=(30, 50))), Task.DOCUMENT)
+    completion = await engine.recognize(page(picture("Next 42", width=300, height=80, at=(30, 50))), Options())
     assert completion.text == "Next 42"
     assert engine.pids() != [pid]
     assert engine.health().ok
@@ -156,7 +156,7 @@ async def test_page_over_its_time_is_given_up() -> None:
     """A page that takes longer than its limit fails as a timeout, not as a dead process."""
     engine = CpuEngine(workers=1, page_timeout_s=0.2)  # no process is up in that time
     with pytest.raises(WorkerTimeout, match="no result after"):
-        await engine.recognize(page(two_columns()), Task.DOCUMENT)
+        await engine.recognize(page(two_columns()), Options())
     await engine.stop()
 
 
@@ -255,7 +255,7 @@ def test_info_names_models_exactly(tmp_path: Path) -> None:
     info = CpuEngine(workers=3, rec_model=own).info
     assert info.model.endswith(f" own@{known}")
     assert re.fullmatch(r"rapidocr-3\.10\.\d+ PP-OCRv6_det_small PP-OCRv6_rec_small", CpuEngine().info.model)
-    assert (info.name, info.needs_pixels, info.capacity) == ("cpu", True, 4)
+    assert (info.name, info.needs, info.capacity) == ("cpu", "pixels", 4)
 
 
 async def test_missing_model_says_what_to_do(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ ROWS = {
     "deepseek_ocr": [
         "errors",
         "prompt",
+        "tiles",
         "completion",
         "processes",
         "columns",
@@ -24,7 +25,6 @@ ROWS = {
         "pages_image",
         "pages_pdf",
         "pages",
-        "tiles",
         "grounding",
         "scripts",
         "detection",
@@ -64,7 +64,6 @@ ROWS = {
         "audit",
         "retry",
         "warmup",
-        "engines",
         "engines",
         "shares",
         "supervisor",

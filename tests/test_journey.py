@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: watchdog sets the watch of a folder that is made in a new folder twice, and says so in its thread.
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 
-ENGINE = {"name": "fake", "model": "fake-1", "reason": "a test", "scripts": []}
+ENGINE: dict[str, Any] = {"name": "fake", "model": "fake-1", "mode": None, "reason": "a test", "scripts": []}
 #: Nothing is found by a scan after the first.
 EVENTS_ONLY_S = 3600.0
 

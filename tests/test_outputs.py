@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOB = Job("job-1", "default", "a/x.pdf", "a/x~2.pdf", Sample(10, 1, 2), claimed_at=1.0, attempts=1)
-ENGINE = {"name": "fake", "model": "fake-1", "reason": "a test", "scripts": []}
+ENGINE: dict[str, Any] = {"name": "fake", "model": "fake-1", "mode": None, "reason": "a test", "scripts": []}
 
 
 def head(pages: int) -> DocumentHead:

@@ -210,7 +210,7 @@ def _memory_after(path: str, pages: int) -> tuple[int, int]:
     """Resident memory in MB, highest and last, of this process after it read so many pages."""
     initialize_worker()
     for index in range(pages):
-        load_page(Path(path), index, pixels=False, limits=LIMITS)
+        load_page(Path(path), index, needs="nothing", limits=LIMITS)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
     return int(status["VmHWM"].split()[0]) // 1024, int(status["VmRSS"].split()[0]) // 1024
 
@@ -218,7 +218,7 @@ def _memory_after(path: str, pages: int) -> tuple[int, int]:
 def _error_of_bomb(path: str) -> str:
     initialize_worker(192)
     try:
-        load_page(Path(path), 0, pixels=True, limits=LIMITS)
+        load_page(Path(path), 0, needs="pixels", limits=LIMITS)
     except (PageError, DocumentError) as error:
         return type(error).__name__
     return "none"

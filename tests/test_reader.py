@@ -100,7 +100,7 @@ async def test_an_engine_that_needs_no_pixels_gets_none(reader: Reader, tmp_path
     """Nothing is rendered for it."""
     path = tmp_path / "x.pdf"
     path.write_bytes(text_pdf(1))
-    engine = FakeEngine(needs_pixels=False)
+    engine = FakeEngine(needs="nothing")
     reader.engine = engine
     await reader.read_page(path, 0)
     assert engine.calls[0].pixels is None
@@ -291,7 +291,7 @@ async def test_a_page_that_hangs_its_process_is_given_up_in_time(letter: Path) -
 async def test_an_engine_without_pixels_has_nothing_less_to_ask_for(letter: Path, fault: PageError) -> None:
     """Its pages are loaded without a picture: once the same call was made again, for another 45 s or two crashes."""
     pool = TroubledPool(load_page=[fault] * 2)
-    async with Reader(FakeEngine(needs_pixels=False), pool=pool) as reader:
+    async with Reader(FakeEngine(needs="nothing"), pool=pool) as reader:
         page = await reader.read_page(letter, 0)
     assert pool.names.count("load_page") == (2 if fault is DIED else 1)
     assert (page.problem, page.source, page.blocks) == (str(fault), "none", ())

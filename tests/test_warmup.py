@@ -17,7 +17,7 @@ def test_it_is_a_sound_page_that_says_its_text(tmp_path: Path) -> None:
     path.write_bytes(warmup_pdf())
     try:
         info = inspect(path, Limits())
-        page = load_page(path, 0, pixels=True, limits=Limits())
+        page = load_page(path, 0, needs="pixels", limits=Limits())
     finally:
         close_document()
     assert (info.kind, info.page_count, info.repaired) == ("pdf", 1, False)

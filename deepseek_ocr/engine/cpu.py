@@ -22,11 +22,13 @@ from deepseek_ocr.processes import ProcessPool
 from deepseek_ocr.prompt import READING_TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from deepseek_ocr.completion import PageImage
-    from deepseek_ocr.prompt import Task
+    from deepseek_ocr.prompt import Options
     from deepseek_ocr.recognition import Reading
 
 DETECTION_MODEL = "PP-OCRv6_det_small.onnx"
@@ -67,7 +69,7 @@ class CpuEngine:
             name="cpu",
             model=_model_name(self._files, own=self._own),
             tasks=READING_TASKS,
-            needs_pixels=True,
+            needs="pixels",
             capacity=size + 1,
             scripts=SCRIPTS if rec_model is None else (f"those of {rec_model.name}",),
         )
@@ -87,10 +89,15 @@ class CpuEngine:
         self.info = replace(self.info, scripts=scripts)
         self._state = "ready"
 
-    async def recognize(self, page: PageImage, task: Task) -> Completion:
+    async def recognize(
+        self,
+        page: PageImage,
+        options: Options,
+        on_text: Callable[[str], None] | None = None,  # noqa: ARG002 - all at once
+    ) -> Completion:
         """Read one page; the time limit makes it come back cut off (`length`), or at last as `WorkerTimeout`."""
-        if task not in READING_TASKS:
-            raise ValueError(f"the cpu engine only reads, it cannot do {task!r}")
+        if options.task not in READING_TASKS:
+            raise ValueError(f"the cpu engine only reads, it cannot do {options.task!r}")
         started = time.perf_counter()
         if page.ink == 0:
             return Completion("", "stop", seconds=time.perf_counter() - started)

@@ -16,8 +16,10 @@ from deepseek_ocr.errors import PageError
 from deepseek_ocr.prompt import READING_TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deepseek_ocr.completion import PageImage
-    from deepseek_ocr.prompt import Task
+    from deepseek_ocr.prompt import Options
 
 #: Pages in flight per core: one that is extracted, one whose result is on its way.
 PAGES_PER_CORE = 2
@@ -32,14 +34,19 @@ class TextLayerEngine:
             name="textlayer",
             model=f"pymupdf-{metadata.version('pymupdf')}",
             tasks=READING_TASKS,
-            needs_pixels=False,
+            needs="nothing",
             capacity=PAGES_PER_CORE * len(os.sched_getaffinity(0)),
         )
 
     async def start(self) -> None:
         """Nothing to load."""
 
-    async def recognize(self, page: PageImage, task: Task) -> Completion:  # noqa: ARG002 - reading is the only task
+    async def recognize(
+        self,
+        page: PageImage,
+        options: Options,  # noqa: ARG002 - reading is the only task
+        on_text: Callable[[str], None] | None = None,  # noqa: ARG002 - all at once
+    ) -> Completion:
         """The text layer of the page; raises `PageError` where there is ink but no text, as on a scan."""
         started = time.perf_counter()
         if not page.text_layer and page.ink > 0:
