@@ -14,7 +14,9 @@ service.stopped           info     the end, with the number of jobs left to resu
 service.http_inert        warning  [http] is enabled, which this version does not serve
 engine.chosen             info     which engine, and why
 engine.ready              info     it has read its warm-up page
-engine.died               error    it died; with the back-off before it is built anew
+engine.misread            warning  it did not read its warm-up page right: another model, or damaged weights
+engine.died               error    it died, or could not be built anew; with the back-off before the next try
+engine.revived            info     it was built anew; with the pages in flight that are tried again
 root.adopted              info     an inbox is ours; whether its last owner stopped cleanly
 root.paused               warning  nothing is taken from an inbox, with the reason
 root.resumed              info     it is well again
@@ -31,6 +33,7 @@ job.done                  info     one full line: status, pages, seconds, attemp
 job.failed                warning  the same for a document that went to failed/
 job.crashed               error    a fault nobody foresaw, with its traceback
 page.recognized           debug    one page
+page.quarantined          warning  the engine died twice while reading only this page
 page.unreadable           warning  a page that was not read as it should; it is marked in the output
 library.warned            warning  what a library logs or warns of by itself
 intake.paused             warning  nothing is taken from any inbox, with the reason

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health, Region
 from deepseek_ocr.document import Block, Page
-from deepseek_ocr.errors import Corrupt
+from deepseek_ocr.errors import Corrupt, EngineDeadError
 from deepseek_ocr.pages import DocumentInfo
 from deepseek_ocr.prompt import READING_TASKS
 
@@ -150,6 +150,85 @@ class FakeEngine:
     def health(self) -> Health:
         """Well between `start` and `stop`."""
         return Health(ok=self.starts > self.stops, detail="fake")
+
+
+class MortalEngine:
+    """An engine that reads the text layer, and dies whenever a page is in flight that says "poison".
+
+    A page takes as many turns of the loop as `turns` says of its text.
+    """
+
+    def __init__(self, *, capacity: int = 16, turns: Callable[[str], int] = lambda _: 2, deaf: bool = False) -> None:
+        self.info = EngineInfo("mortal", "mortal-1", READING_TASKS, needs="nothing", capacity=capacity)
+        self._turns = turns
+        #: Whether pages in flight at a death never come back by themselves.
+        self._deaf = deaf
+        #: Whether the next page that ends its turns is the last of this life.
+        self.doomed = False
+        #: While it is cleared every page waits.
+        self.gate = asyncio.Event()
+        self.gate.set()
+        #: What to raise from `start`, one per call, and the gate it waits at before.
+        self.start_faults: list[BaseException] = []
+        self.start_gate = asyncio.Event()
+        self.start_gate.set()
+        #: Texts in flight, and the pages that were together in flight, since it was last idle, in order.
+        self.in_flight: list[str] = []
+        self.batches: list[set[str]] = []
+        self.starts = 0
+        self.stops = 0
+        self._alive = False
+
+    async def start(self) -> None:
+        """A new life, unless told to fail."""
+        assert not self._alive, "started twice"
+        assert not self.in_flight, "what is left of the last life still runs"
+        self.starts += 1
+        await self.start_gate.wait()
+        if self.start_faults:
+            raise self.start_faults.pop(0)
+        self._alive = True
+
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
+        """The text of the page, unless it or another one kills."""
+        del options
+        text = " ".join(region.text for region in page.text_layer)
+        if not self.in_flight:
+            self.batches.append(set())
+        self.batches[-1].add(text)
+        self.in_flight.append(text)
+        life = self.starts
+        try:
+            for turn in range(self._turns(text)):
+                await self.gate.wait()
+                await asyncio.sleep(0)
+                await self._check(life)
+                if on_text is not None:
+                    on_text(text[: turn + 1])
+            await self._check(life)
+            if self.doomed or "poison" in text:
+                self.doomed = self._alive = False
+                raise EngineDeadError("it stumbled")
+            return completion(text)
+        finally:
+            self.in_flight.remove(text)
+
+    async def _check(self, life: int) -> None:
+        if not self._alive or life != self.starts:
+            if self._deaf:
+                await asyncio.Event().wait()
+            raise EngineDeadError("it is dead")
+
+    async def stop(self) -> None:
+        """The end of a life."""
+        self.stops += 1
+        self._alive = False
+
+    def health(self) -> Health:
+        """Whether it lives."""
+        return Health(ok=self._alive, detail="alive" if self._alive else "dead")
 
 
 def completion(text: str, *, finish_reason: str = "stop", confidence: float | None = None) -> Completion:
