@@ -21,6 +21,8 @@ from pydantic_settings import (
 
 from deepseek_ocr.prompt import MAX_PROMPT_CHARS, MAX_TEXT_CHARS, Mode, Options, Task
 
+#: Tokens of the longest picture and prompt, rounded up: 933 in gundam mode, and 1,120 of DeepSeek-OCR-2.
+MIN_STEP_TOKENS = 2048
 ENV_PREFIX = "OCR_DAEMON__"
 
 #: Part of a file name (manifest-<instance>.jsonl) and of log lines.
@@ -96,6 +98,28 @@ class CpuEngineSettings(BaseModel):
     rec_model: Path | Literal[""] = ""
 
 
+class VllmEngineSettings(BaseModel):
+    """DeepSeek-OCR on vLLM on this machine; 0 and "" leave the choice to the engine."""
+
+    model_config = _Frozen
+
+    preset: Literal["auto", "24gb", "8gb"] = "auto"
+    max_num_seqs: Annotated[int, Field(ge=0, le=4096)] = 0
+    max_num_batched_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    gpu_memory_utilization: Annotated[float, Field(ge=0, le=1)] = 0.0
+    quantization: Literal["", "none", "fp8"] = ""
+    hang_s: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _a_page_fits_into_a_step(self) -> Self:
+        if 0 < self.max_num_batched_tokens < MIN_STEP_TOKENS:
+            msg = (
+                f"max_num_batched_tokens must be 0 or at least {MIN_STEP_TOKENS}: a page's picture is read in one step"
+            )
+            raise ValueError(msg)
+        return self
+
+
 class EngineSettings(BaseModel):
     """Which engine reads, and how."""
 
@@ -106,6 +130,7 @@ class EngineSettings(BaseModel):
     mode: Mode = Mode.GUNDAM
     gpu: Annotated[int, Field(ge=0)] = 0
     cpu: CpuEngineSettings = CpuEngineSettings()
+    vllm: VllmEngineSettings = VllmEngineSettings()
 
 
 class Watch(BaseModel):

@@ -30,15 +30,17 @@ from daemon.ledger import Ledger
 from daemon.roots import RootRefused, this_owner
 from daemon.shares import Shares
 from daemon.worker import Worker
-from deepseek_ocr.errors import EngineError, EngineStartError, PageError
+from deepseek_ocr.engine.reviving import RevivingEngine
+from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.reader import Reader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.config import Inbox
     from daemon.systemd import Notifier
-    from deepseek_ocr.completion import Engine
+    from deepseek_ocr.completion import Engine, Health
     from deepseek_ocr.engine import Choice
 
 log = structlog.get_logger()
@@ -49,14 +51,15 @@ EXTEND_EVERY_S, EXTEND_FOR_S = 5.0, 30.0
 NO_PROGRESS_S = 600.0
 #: How long the start waits for one share to answer.
 ADOPT_S = 10.0
-#: Waits before an engine that died is built anew.
-ENGINE_BACKOFF_S = (1.0, 5.0, 15.0, 60.0)
 
 
 class Supervisor:
     """The service."""
 
-    def __init__(self, settings: Settings, config_path: Path, notifier: Notifier) -> None:
+    def __init__(
+        self, settings: Settings, config_path: Path, notifier: Notifier,
+        build: Callable[[Settings], tuple[Choice, Engine]] = build_engine,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.config_path = config_path
         self.notifier = notifier
@@ -65,8 +68,9 @@ class Supervisor:
         self._owner = this_owner(settings.service.instance_name)
         self._stop = asyncio.Event()
         self._engine_ready = asyncio.Event()
-        self._engine_lock = asyncio.Lock()
+        self._build = build
         self._totals: dict[str, dict[str, int]] = {}
+        #: Steady clock: when the engine last came back, or went.
         self._engine_since = 0.0
         self._status_lock = asyncio.Lock()
         self._reload_lock = asyncio.Lock()
@@ -81,11 +85,14 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             self._handle_signals()
             self._open_state_dir(stack)
-            choice, engine = build_engine(self.settings)
+            choice, mortal = self._build(self.settings)
             log.info("engine.chosen", engine=choice.name, reason=choice.reason)
             self._ledger = await self._open_ledger(stack)
-            self._reader = Reader(engine, limits=page_limits(self.settings))
-            self._worker = self._new_worker(choice, engine)
+            self._engine = RevivingEngine(mortal, on_health=self._on_engine_health, warm_up=self._warm_up)
+            self._reader = Reader(self._engine, limits=page_limits(self.settings))
+            #: Reads past all revival: a page that decides whether the engine may be let loose must not wait for that.
+            self._tester = self._reader.with_engine(mortal)
+            self._worker = self._new_worker(choice)
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 self._intake = Intake(self._worker, tasks)
@@ -120,7 +127,7 @@ class Supervisor:
 
         async def start() -> None:
             await stack.enter_async_context(self._reader)
-            await warm_up(self._reader)
+            await self._warm_up()
 
         starting = asyncio.create_task(start())
         if not await self._unless_stopped(starting):
@@ -132,9 +139,14 @@ class Supervisor:
             starting.result()
         except PageError as error:
             raise EngineStartError(f"the rendering processes do not start: {error}") from error
+        except EngineDeadError as error:
+            raise EngineStartError(f"the engine dies over its warm-up page: {error}") from error
         info = self._reader.engine.info
-        log.info("engine.ready", engine=info.name, model=info.model)
+        log.info("engine.ready", engine=info.name, model=info.model, detail=self._reader.engine.health().detail)
         return True
+
+    async def _warm_up(self) -> None:
+        await warm_up(self._tester)
 
     async def _unless_stopped(self, task: asyncio.Task[Any], timeout_s: float | None = None) -> bool:
         """Wait for a task; False if the service was asked to stop, or the time was up, before it ended."""
@@ -167,16 +179,15 @@ class Supervisor:
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise Refused(f"the state folder {state_dir} cannot be used: {error.strerror or error}") from error
 
-    def _new_worker(self, choice: Choice, engine: Engine) -> Worker:
+    def _new_worker(self, choice: Choice) -> Worker:
         return Worker(
             inspect=self._reader.inspect,
             read_page=self._reader.read_page,
-            slots=PageSlots(engine.info.capacity),
+            slots=PageSlots(self._engine.info.capacity),
             ledger=self._ledger,
-            engine=engine_account(choice, engine),
+            engine=engine_account(choice, self._engine),
             instance=self._owner.instance,
             max_attempts=self.settings.limits.max_attempts,
-            engine_fault=self._mend_engine,
             ledger_fault=self._mend_ledger,
         )
 
@@ -193,30 +204,13 @@ class Supervisor:
 
     # -- faults
 
-    async def _mend_engine(self, error: EngineError, began: float) -> None:
-        """Build a dead engine anew; every job that met the death waits here.
-
-        `began` is when the job began its run: what it met may have been an engine that is replaced already.
-        """
-        if began < self._engine_since:
-            return
-        self._intake.pause("engine", str(error))
-        async with self._engine_lock:
-            backoff = 0
-            while "engine" in self._intake.pauses:
-                wait_s = ENGINE_BACKOFF_S[min(backoff, len(ENGINE_BACKOFF_S) - 1)]
-                log.error("engine.died", reason=self._intake.pauses["engine"], restart_in_s=wait_s)
-                await asyncio.sleep(wait_s)
-                backoff += 1
-                try:
-                    await self._reader.engine.stop()
-                    await self._reader.engine.start()
-                    await warm_up(self._reader)
-                except EngineError as again:
-                    self._intake.pause("engine", str(again))
-                else:
-                    self._engine_since = time.monotonic()
-                    self._intake.resume("engine")
+    def _on_engine_health(self, health: Health) -> None:
+        """Take nothing new while the engine is brought back; the pages of open documents wait for it by themselves."""
+        self._engine_since = time.monotonic()
+        if health.ok:
+            self._intake.resume("engine")
+        else:
+            self._intake.pause("engine", health.detail)
 
     async def _mend_ledger(self, error: Exception) -> None:
         """Wait until the state folder can be written again."""
@@ -243,10 +237,12 @@ class Supervisor:
         state_dir = self.settings.service.state_dir
         with contextlib.suppress(sqlite3.Error):
             self._totals = await self._ledger.totals()
+        health = self._engine.health()
         content = status.snapshot(
             head={
                 "version": self._version, "instance": self._owner.instance, "pid": os.getpid(),
-                "config": str(self.config_path), "engine": self._worker.engine,
+                "config": str(self.config_path),
+                "engine": {**self._worker.engine, "ok": health.ok, "detail": health.detail},
             },
             state=self.state, pauses=self._intake.pauses, shares=self._intake.shares, worker=self._worker,
             totals=self._totals, reload_error=self.reload_error, to_run_alone=self._intake.to_run_alone,
@@ -267,11 +263,16 @@ class Supervisor:
         """As long as the loop turns and a busy engine makes progress."""
         interval_s = self.notifier.watchdog_s / 3
         while interval_s:
-            busy_since = self._worker.slots.busy_since or float("inf")
-            last = max(busy_since, self._worker.progress_at)
-            if time.monotonic() - last < NO_PROGRESS_S:
+            if not self._hangs(time.monotonic()):
                 self.notifier.watchdog()
             await asyncio.sleep(interval_s)
+
+    def _hangs(self, now: float) -> bool:
+        """Whether pages are in flight and none comes back; not while the engine is brought back, which may take long."""
+        busy_since = self._worker.slots.busy_since
+        if busy_since is None or "engine" in self._intake.pauses:
+            return False
+        return now - max(busy_since, self._worker.progress_at, self._engine_since) >= NO_PROGRESS_S
 
     @contextlib.asynccontextmanager
     async def _extending(self) -> Any:
@@ -319,6 +320,7 @@ class Supervisor:
         log.info("service.draining", jobs=len(self._intake.running), grace_s=self.settings.service.grace_s)
         self._worker.drain()
         self._intake.stop()
+        await self._engine.give_up()  # pages that wait for a rebuild are read after the next start
         await self._write_status()
         if self._intake.running:
             await asyncio.wait(self._intake.running, timeout=self.settings.service.grace_s)
@@ -348,7 +350,7 @@ class Supervisor:
         await self._write_status()
 
     async def _apply(self, settings: Settings) -> None:
-        refuse_tasks(self._reader.engine, [inbox.task for inbox in settings.inbox])
+        refuse_tasks(self._engine, [inbox.task for inbox in settings.inbox])
         self._shares.refuse_retiring(settings.inbox)
         fixed = [
             name for name in ("service", "engine", "http") if getattr(settings, name) != getattr(self.settings, name)
@@ -358,6 +360,6 @@ class Supervisor:
         self.settings = self.settings.model_copy(
             update={"inbox": settings.inbox, "watch": settings.watch, "limits": settings.limits}
         )
-        self._reader.limits = page_limits(self.settings)
+        self._reader.limits = self._tester.limits = page_limits(self.settings)
         self._worker.max_attempts = self.settings.limits.max_attempts
         self._shares.apply(settings.inbox, settings.watch, settings.limits)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepseek_ocr.errors import EngineStartError
+from deepseek_ocr.prompt import Mode
 
 if TYPE_CHECKING:
     from deepseek_ocr.completion import Engine
+    from deepseek_ocr.engine.vllm_plan import VllmSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,23 @@ def choose(backend: str) -> Choice:
     return Choice("cpu", "engine.backend is auto and there is no NVIDIA device")
 
 
-def build(choice: Choice, *, cpu_workers: int = 0, rec_model: Path | None = None) -> Engine:
-    """The chosen engine, not started; raises `EngineStartError` if this version does not contain it."""
+def build(
+    choice: Choice,
+    *,
+    model: str = "deepseek-ai/DeepSeek-OCR",
+    mode: Mode = Mode.GUNDAM,
+    gpu: int = 0,
+    vllm: VllmSettings | None = None,
+    cpu_workers: int = 0,
+    rec_model: Path | None = None,
+) -> Engine:
+    """The chosen engine, not started; raises `EngineStartError` if something it needs is missing."""
+    if choice.name == "vllm":
+        from deepseek_ocr.engine.vllm import VllmEngine  # noqa: PLC0415 - each engine loads its own libraries
+
+        return VllmEngine(model, mode=mode, gpu=gpu, settings=vllm)
     if choice.name == "cpu":
-        from deepseek_ocr.engine.cpu import CpuEngine  # noqa: PLC0415 - each engine loads its own libraries
+        from deepseek_ocr.engine.cpu import CpuEngine  # noqa: PLC0415
 
         return CpuEngine(workers=cpu_workers, rec_model=rec_model)
     if choice.name == "textlayer":

