@@ -35,6 +35,8 @@ ROWS = {
         "figures",
         "keywords",
         "docling",
+        "servers",
+        "chat",
         "engine",
         "reader",
     ],
