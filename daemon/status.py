@@ -92,6 +92,9 @@ def line(content: dict[str, Any]) -> str:
     parts = [content["state"]]
     parts += [f"PAUSED ({reason})" for reason in content["pauses"].values()]
     parts += [f"{one['name']} PAUSED ({one['paused']})" for one in content["inboxes"] if one["paused"]]
+    engine = content.get("engine", {})
+    if content["state"] == "ready" and not engine.get("ok", True) and "engine" not in content["pauses"]:
+        parts.append(f"the engine is not well ({engine['detail']})")
     if content["reload_error"]:
         parts.append(f"the new configuration is refused: {content['reload_error']}")
     waiting = sum(one["waiting"] for one in content["inboxes"])
@@ -111,7 +114,9 @@ def line(content: dict[str, Any]) -> str:
 def report(content: dict[str, Any]) -> list[str]:
     """The status in full, for people."""
     engine = content["engine"]
-    lines = [line(content), f"engine {engine['name']} ({engine['model']}): {engine['reason']}"]
+    # A status that an earlier version left has no detail.
+    state = f"; {engine['detail']}" if engine.get("detail") else ""
+    lines = [line(content), f"engine {engine['name']} ({engine['model']}): {engine['reason']}{state}"]
     for inbox in content["inboxes"]:
         state = f"PAUSED: {inbox['paused']}; " if inbox["paused"] else ""
         way = "events and scan" if inbox["events"] else "scan alone"

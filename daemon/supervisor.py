@@ -30,12 +30,12 @@ from daemon.ledger import Ledger
 from daemon.roots import RootRefused, this_owner
 from daemon.shares import Shares
 from daemon.worker import Worker
-from deepseek_ocr.engine.reviving import RevivingEngine
+from deepseek_ocr.engine.reviving import BACKOFF_S, RevivingEngine
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from daemon.config import Inbox
@@ -58,8 +58,9 @@ class Supervisor:
 
     def __init__(
         self, settings: Settings, config_path: Path, notifier: Notifier,
-        build: Callable[[Settings], tuple[Choice, Engine]] = build_engine,
+        build: Callable[[Settings], tuple[Choice, Engine]] = build_engine, backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:  # fmt: skip
+        """`build` makes the engine, `backoff_s` are the waits before it is built anew; tests pass their own."""
         self.settings = settings
         self.config_path = config_path
         self.notifier = notifier
@@ -68,7 +69,7 @@ class Supervisor:
         self._owner = this_owner(settings.service.instance_name)
         self._stop = asyncio.Event()
         self._engine_ready = asyncio.Event()
-        self._build = build
+        self._build, self._backoff_s = build, backoff_s
         self._totals: dict[str, dict[str, int]] = {}
         #: Steady clock: when the engine last came back, or went.
         self._engine_since = 0.0
@@ -88,7 +89,9 @@ class Supervisor:
             choice, mortal = self._build(self.settings)
             log.info("engine.chosen", engine=choice.name, reason=choice.reason)
             self._ledger = await self._open_ledger(stack)
-            self._engine = RevivingEngine(mortal, on_health=self._on_engine_health, warm_up=self._warm_up)
+            self._engine = RevivingEngine(
+                mortal, on_health=self._on_engine_health, warm_up=self._warm_up, backoff_s=self._backoff_s
+            )
             self._reader = Reader(self._engine, limits=page_limits(self.settings))
             #: Reads past all revival: a page that decides whether the engine may be let loose must not wait for that.
             self._tester = self._reader.with_engine(mortal)
@@ -260,19 +263,13 @@ class Supervisor:
             self._intake.resume("state")
 
     async def _feed_watchdog(self) -> None:
-        """As long as the loop turns and a busy engine makes progress."""
+        """As long as the loop turns and a busy engine makes progress, or is brought back, which may take long."""
         interval_s = self.notifier.watchdog_s / 3
         while interval_s:
-            if not self._hangs(time.monotonic()):
+            last = max(self._worker.progress_at, self._engine_since)
+            if "engine" in self._intake.pauses or not hangs(time.monotonic(), self._worker.slots.busy_since, last):
                 self.notifier.watchdog()
             await asyncio.sleep(interval_s)
-
-    def _hangs(self, now: float) -> bool:
-        """Whether pages are in flight and none comes back; not while the engine is brought back, which may take long."""
-        busy_since = self._worker.slots.busy_since
-        if busy_since is None or "engine" in self._intake.pauses:
-            return False
-        return now - max(busy_since, self._worker.progress_at, self._engine_since) >= NO_PROGRESS_S
 
     @contextlib.asynccontextmanager
     async def _extending(self) -> Any:
@@ -363,3 +360,8 @@ class Supervisor:
         self._reader.limits = self._tester.limits = page_limits(self.settings)
         self._worker.max_attempts = self.settings.limits.max_attempts
         self._shares.apply(settings.inbox, settings.watch, settings.limits)
+
+
+def hangs(now: float, busy_since: float | None, progress_at: float) -> bool:
+    """Whether pages have been in flight for long (None: none is) and nothing has come back; on the steady clock."""
+    return busy_since is not None and now - max(busy_since, progress_at) >= NO_PROGRESS_S

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -51,6 +51,8 @@ log = structlog.get_logger()
 
 #: Waits before another attempt after a fault nobody foresaw.
 RETRY_S = (1.0, 5.0, 20.0)
+#: Until a job is taken up again whose engine is at fault; one that dies is brought back beneath it, unseen from here.
+ENGINE_AGAIN_S = 1.0
 #: Pages of one document that wait for their checkpoint to be written; only a share that hangs lets them pile up.
 MAX_UNWRITTEN = 64
 
@@ -77,8 +79,6 @@ class Progress:
     pages_done: int = 0
     #: Its outcome is durable; only its last place is missing.
     closing: bool = False
-    #: Steady clock, seconds.
-    began: float = field(default_factory=time.monotonic)
 
 
 class Worker:
@@ -94,7 +94,6 @@ class Worker:
         engine: dict[str, Any],
         instance: str,
         max_attempts: int,
-        engine_fault: Callable[[EngineError, float], Coroutine[Any, Any, None]],
         ledger_fault: Callable[[Exception], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -106,7 +105,6 @@ class Worker:
         self.engine = engine
         self._instance = instance
         self.max_attempts = max_attempts
-        self._engine_fault = engine_fault
         self._ledger_fault = ledger_fault
         self._clock = clock
         self.draining = False
@@ -168,7 +166,7 @@ class Worker:
                 except EngineError as error:
                     log.warning("job.retried", reason=str(error), attempts=progress.job.attempts)
                     job = advance(progress.job, State.QUEUED, "engine fault")
-                    await self.rest(self._engine_fault(error, progress.began))
+                    await self.rest(asyncio.sleep(ENGINE_AGAIN_S))
                 except sqlite3.Error as error:
                     job = advance(progress.job, State.QUEUED, "ledger fault")
                     await self.rest(self._ledger_fault(error))

@@ -62,6 +62,10 @@ class Reader:
             max_calls=RENDER_MAX_CALLS,
         )
 
+    def with_engine(self, engine: Engine) -> Reader:
+        """A reader that shares the processes; entered and left with this one, never by itself."""
+        return Reader(engine, limits=self.limits, pool=self._pool)
+
     async def __aenter__(self) -> Self:
         """Start the engine and the processes; raises `EngineStartError`."""
         try:

@@ -23,7 +23,7 @@ from daemon.ledger import Ledger, connect, entries
 from daemon.roots import this_owner
 from daemon.share import Share
 from daemon.worker import Worker
-from deepseek_ocr.errors import EngineDeadError, TooManyPages, WorkerDied
+from deepseek_ocr.errors import EngineDeadError, EngineStartError, TooManyPages, WorkerDied
 from tests.conftest import eventually
 from tests.fakes import DropRoot, FakeReader, fake_document
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.ledger import Entry
-    from deepseek_ocr.errors import EngineError
 
 #: watchdog sets the watch of a folder that is made in a new folder twice, and says so in its thread.
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
@@ -51,17 +50,11 @@ class Journey:
     ) -> None:  # fmt: skip
         self.reader = reader or FakeReader()
         self.slots = PageSlots(capacity)
-        #: Engine faults that reached the supervisor.
-        self.engine_faults: list[EngineError] = []
-        #: Set when the engine may be taken for mended.
-        self.mended = asyncio.Event()
-        self.mended.set()
         self.ledger = Ledger(state_dir)
         self.owner = this_owner("test")
         self.worker = Worker(
             inspect=self.reader.inspect, read_page=self.reader.read_page, slots=self.slots, ledger=self.ledger,
-            engine=engine, instance="test", max_attempts=max_attempts, engine_fault=self._mend,
-            ledger_fault=self._ledger_fault,
+            engine=engine, instance="test", max_attempts=max_attempts, ledger_fault=self._ledger_fault,
         )  # fmt: skip
         self._roots = roots
         self._watch = watch or Watch(settle_s=0.05, rescan_s=0.2)
@@ -117,12 +110,6 @@ class Journey:
             share.threads.close()
         for task in self.loops:
             task.cancel()
-
-    async def _mend(self, error: EngineError, _began: float) -> None:
-        self.engine_faults.append(error)
-        self.intake.pause("engine", str(error))
-        await self.mended.wait()
-        self.intake.resume("engine")
 
     async def _ledger_fault(self, error: Exception) -> None:
         raise AssertionError(error)
@@ -347,28 +334,11 @@ async def test_an_unforeseen_fault_is_tried_again_and_then_given_up(root: DropRo
     assert len([one for one in logs if one["event"] == "job.crashed"]) == 3
 
 
-async def test_a_dead_engine_costs_no_document_anything(root: DropRoot, tmp_path: Path) -> None:
-    """The intake pauses, open documents wait, nothing is claimed; when the engine is back all of them finish."""
-    async with Journey(tmp_path, root) as journey:
-        journey.mended.clear()
-        journey.reader.faults["open", 2].append(EngineDeadError("the engine died"))
-        root.drop("open.pdf", fake_document(4, "open"))
-        await eventually(lambda: journey.engine_faults)
-        waiting = root.drop("waiting.pdf", fake_document(1, "waiting"))
-        watcher = journey.intake.shares[0].watcher
-        await eventually(lambda: [found.path for found in watcher.found] == ["waiting.pdf"])
-        assert waiting.exists()
-        journey.mended.set()
-        await eventually(lambda: root.ended() == (2, 0))
-    assert manifest(root, "open.pdf")["attempts"] == 0
-    assert len(journey.engine_faults) == 1
-
-
-async def test_the_engine_dies_under_many_pages(root: DropRoot, tmp_path: Path) -> None:
-    """Every document that met the death waits for the same engine, and none is charged."""
-    async with Journey(tmp_path, root, capacity=6) as journey:
+async def test_an_engine_error_costs_no_document_anything(root: DropRoot, tmp_path: Path) -> None:
+    """One that is not mended beneath the reader is met again and again, and no document is charged for it."""
+    async with Journey(tmp_path, root, capacity=6, max_attempts=1) as journey:
         for number in range(6):
-            journey.reader.faults[f"n{number}", 1].append(EngineDeadError("it died"))
+            journey.reader.faults[f"n{number}", 1] += [EngineDeadError("it died"), EngineStartError("and stays dead")]
             root.drop(f"n{number}.pdf", fake_document(2, f"n{number}"))
         await eventually(lambda: root.ended() == (6, 0))
     assert {manifest(root, f"n{number}.pdf")["attempts"] for number in range(6)} == {0}

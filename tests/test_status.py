@@ -121,6 +121,23 @@ def test_the_line_tells_the_worst_first(share: Share) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("state", "pauses", "words"),
+    [
+        ("ready", {}, "ready; the engine is not well (no answer); 0 running"),
+        ("ready", {"engine": "it died"}, "ready; PAUSED (it died); 0 running"),
+        ("starting", {}, "starting; 0 running"),
+    ],
+    ids=["ready", "known already", "not yet"],
+)
+def test_the_line_tells_of_an_engine_that_is_not_well(
+    share: Share, state: str, pauses: dict[str, str], words: str
+) -> None:
+    """Unless a pause tells of it, or it has not been started yet."""
+    head = {"engine": {"name": "vllm", "ok": False, "detail": "no answer"}}
+    assert status.line(snapshot(share, head=head, state=state, pauses=pauses)).startswith(words)
+
+
 def test_the_report_says_it_in_full(share: Share) -> None:
     """After the line: the engine, each inbox with what is the matter, and what is running."""
     share.root.root_id = "id-1"
@@ -128,11 +145,12 @@ def test_the_report_says_it_in_full(share: Share) -> None:
     share.watcher.closed_folders = ["private"]
     share.stuck_files = {"a.pdf": "cannot be taken out of the inbox"}
     share.watcher.inventory.add("a.pdf")
-    head = {"engine": {"name": "cpu", "model": "m", "reason": "there is no NVIDIA device"}}
+    engine = {"name": "cpu", "model": "m", "reason": "there is no NVIDIA device", "ok": True, "detail": "2 processes"}
+    head = {"engine": engine}
     content = snapshot(share, worker=Counted({"1": progress(1)}), head=head, totals={"id-1": {"open": 3, "done": 2}})
     assert status.report(content) == [
         status.line(content),
-        "engine cpu (m): there is no NVIDIA device",
+        "engine cpu (m): there is no NVIDIA device; 2 processes",
         (
             f"inbox scans ({share.root.path}, {share.filesystem}, scan alone): PAUSED: the share is full; "
             "1 waiting, 1 running, 3 open, 2 done, 0 partial, 0 failed"
