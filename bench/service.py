@@ -24,8 +24,9 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 class Service:
     """`ocr-daemon run` on `folder/root`."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], module: str = "daemon") -> None:
         self.folder = folder
+        self._module = module
         self.root = folder / "root"
         self.log_path = folder / "log.jsonl"
         self._environment = {
@@ -49,10 +50,10 @@ class Service:
         """Start it and wait until it is ready."""
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "daemon", "run", "--config", str(self.folder / "config.toml")],
+                [sys.executable, "-m", self._module, "run", "--config", str(self.folder / "config.toml")],
                 env=self._environment, stdout=log, stderr=log,
             )  # fmt: skip
-        self.wait(lambda: self.events("service.ready"), 120, "the service is ready")
+        self.wait(lambda: self.events("service.ready"), 300, "the service is ready")
 
     def stop(self) -> None:
         """Stop it as systemd does."""
@@ -117,10 +118,10 @@ def cpu_s(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def service(**settings: Any) -> Iterator[Service]:
+def service(*, module: str = "daemon", **settings: Any) -> Iterator[Service]:
     """A service in a temporary folder; started by the caller, stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="ocr-daemon-bench-"))
-    one = Service(folder, settings)
+    one = Service(folder, settings, module)
     try:
         yield one
     finally:

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
-from deepseek_ocr.engine.vllm_input import EOS, TABLE_TOKENS, ready_prompt, resolve_ids
+from deepseek_ocr.engine.vllm_input import EOS, ready_prompt, resolve_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
 from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
-from deepseek_ocr.guard import NGRAM_SIZE, WINDOW_SIZE
+from deepseek_ocr.guard import EXEMPT, request_args
 from deepseek_ocr.prompt import CONTEXT_TOKENS, IMAGE_TOKEN, Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import tile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from deepseek_ocr.completion import FinishReason, PageImage
 
@@ -256,7 +256,7 @@ class VllmEngine:
             completion_tokens=tokens,
         )
 
-    async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncIterator[Any]:
+    async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncGenerator[Any, None]:
         """The outputs of vLLM for a page, its errors as ours."""
         from vllm.v1.engine.exceptions import EngineDeadError as Dead  # noqa: PLC0415 - loaded by now
         from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415 - the same
@@ -308,11 +308,7 @@ class VllmEngine:
             max_tokens=min(options.max_tokens or room, room),
             skip_special_tokens=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={
-                "ngram_size": NGRAM_SIZE,
-                "window_size": WINDOW_SIZE,
-                "whitelist_token_ids": [self._ids[token] for token in TABLE_TOKENS],
-            },
+            extra_args=request_args(self._ids[token] for token in EXEMPT),
         )
 
     # -- health

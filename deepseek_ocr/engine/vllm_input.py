@@ -19,8 +19,6 @@ PUBLISHED_IDS: Final = {
     "<|grounding|>": 128820, "<td>": 128821, "</td>": 128822,
 }  # fmt: skip
 PUBLISHED_VOCABULARY: Final = 129_280
-#: Tokens that tables repeat by nature, which the guard leaves alone (published vLLM recipe).
-TABLE_TOKENS: Final = ("<td>", "</td>")
 
 
 def resolve_ids(tokenizer: Any, vocabulary_size: int) -> dict[str, int]:

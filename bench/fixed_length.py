@@ -1,0 +1,120 @@
+"""The real command with an engine whose model has dummy weights, and whose answers have fixed lengths.
+
+Dummy weights never end a text, and speed must not depend on what they say: each page gets a length from a fixed
+sequence, 300 to 1,500 tokens, 905 in the mean as of A4 pages of print.  All else is the engine's own, the guard
+included.  `python -m bench.fixed_length run --config FILE`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepseek_ocr.engine import vllm
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from deepseek_ocr.completion import Completion, PageImage
+    from deepseek_ocr.prompt import Options
+
+SHORTEST, LONGEST = 300, 1500
+#: The sequence begins anew after so many pages.
+CYCLE = 4096
+#: More arguments of vLLM, as JSON; and where the ids of each page are written, for the replay of the guard.
+ARGUMENTS, IDS_FILE, GUARD = "BENCH_VLLM_ARGUMENTS", "BENCH_IDS_FILE", "BENCH_GUARD"
+
+
+def lengths() -> list[int]:
+    """Tokens of the answers, in the order of the pages."""
+    chosen = random.Random(1)  # noqa: S311 - lengths, not secrets
+    return [chosen.randint(SHORTEST, LONGEST) for _ in range(CYCLE)]
+
+
+class FixedLengthEngine(vllm.VllmEngine):
+    """`VllmEngine` with dummy weights, which answers at fixed lengths."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lengths = itertools.cycle(lengths())
+        self._guarded = os.environ.get(GUARD, "1") == "1"
+        #: Where each page's ids go.
+        self._ids_file = Path(os.environ[IDS_FILE]) if os.environ.get(IDS_FILE) else None
+        #: Tokens and seconds of all pages so far.
+        self.tokens = 0
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """Dummy weights, and what the benchmark wants to try."""
+        arguments: dict[str, Any] = {"load_format": "dummy"} | json.loads(os.environ.get(ARGUMENTS, "{}"))
+        if not self._guarded:
+            arguments["logits_processors"] = None
+        return arguments
+
+    def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:
+        """A length of the sequence, whatever the model says; the warm-up keeps its own."""
+        params = super().sampling_params(page, options, room)
+        params.ignore_eos = True
+        if not options.max_tokens:
+            params.max_tokens = next(self._lengths)
+        if not self._guarded:
+            params.extra_args = None
+        return params
+
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
+        """A page that ended by its length has ended well."""
+        completion = await super().recognize(page, options, on_text)
+        self.tokens += completion.completion_tokens
+        return replace(completion, finish_reason="stop")
+
+    async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncGenerator[Any, None]:
+        ids: list[int] = []
+        async with contextlib.aclosing(super()._generate(engine, page, options)) as outputs:
+            async for output in outputs:
+                ids += output.outputs[0].token_ids
+                yield output
+        if self._ids_file is not None and not options.max_tokens:
+            with self._ids_file.open("a") as file:
+                file.write(json.dumps(ids) + "\n")
+
+
+def watch_loop(path: Path) -> None:
+    """Write how late the event loop comes to a timer, in milliseconds, every 10 ms, when the process ends."""
+    import asyncio  # noqa: PLC0415
+    import atexit  # noqa: PLC0415
+
+    delays: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            wanted = time.perf_counter() + 0.01
+            await asyncio.sleep(0.01)
+            delays.append(1000 * (time.perf_counter() - wanted))
+
+    original = vllm.VllmEngine.start
+
+    async def start(self: Any) -> None:
+        await original(self)
+        self.loop_watch = asyncio.create_task(watch())
+
+    vllm.VllmEngine.start = start  # type: ignore[method-assign]
+    atexit.register(lambda: path.write_text(json.dumps(delays)))
+
+
+if __name__ == "__main__":
+    from daemon.cli import main
+
+    # `build` looks the class up when it is called.
+    vllm.VllmEngine = FixedLengthEngine  # type: ignore[misc]
+    if os.environ.get("BENCH_LOOP_FILE"):
+        watch_loop(Path(os.environ["BENCH_LOOP_FILE"]))
+    sys.exit(main())
