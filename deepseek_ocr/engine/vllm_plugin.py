@@ -1,0 +1,24 @@
+"""Tells vLLM of our model class; vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`).
+
+The class has an architecture name of its own, asked for by `hf_overrides={"architectures": [ARCHITECTURE]}`, so that
+vLLM's own DeepSeek-OCR in the same environment stays what it is.  It is named by a string: importing this costs
+nothing, and nothing of vLLM's models is loaded for those who run another one.
+Left to others: the class (`vllm_model.py`).
+Residual risk: where `VLLM_PLUGINS` is set and does not name `ocr_daemon`, vLLM does not call us.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: What config.json's `architectures` is overridden with.
+ARCHITECTURE: Final = "ResidentDeepseekOCR"
+_CLASS: Final = "deepseek_ocr.engine.vllm_model:ResidentDeepseekOCR"
+
+
+def register() -> None:
+    """Make the architecture known to vLLM in this process; doing it again changes nothing."""
+    from vllm import ModelRegistry  # noqa: PLC0415 - vLLM is there when it calls us, and not before
+
+    if ARCHITECTURE not in ModelRegistry.models:
+        ModelRegistry.register_model(ARCHITECTURE, _CLASS)
