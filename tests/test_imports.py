@@ -16,6 +16,7 @@ ROWS = {
         "errors",
         "prompt",
         "tiles",
+        "guard",
         "completion",
         "processes",
         "columns",
@@ -77,17 +78,38 @@ ROWS = {
         "__main__",
     ],
 }
+#: The same within `deepseek_ocr/engine`.
+ENGINES = [
+    "model_folder",
+    "textlayer",
+    "cpu",
+    "openai",
+    "transformers_config",
+    "transformers_load",
+    "transformers_process",
+    "transformers",
+    "vllm_plan",
+    "vllm_plugin",
+    "vllm_guard",
+    "vllm_model",
+    "vllm_input",
+    "vllm",
+    "reviving",
+]
 MODULES = sorted(path for package in ROWS for path in (ROOT / package).rglob("*.py"))
 
 
 def rank(dotted: str) -> tuple[int, int, int]:
-    """Where a module stands: package, row, and `engine/__init__.py` below the engines it chooses from."""
+    """Where a module stands: package, row, and place among the engines, `engine/__init__.py` below them all."""
     package, _, inner = dotted.partition(".")
     row, _, engine = inner.partition(".")
     if row and row not in ROWS[package]:
         pytest.fail(f"{dotted} has no row: add it to ROWS, below what it needs")
+    if engine and engine not in ENGINES:
+        pytest.fail(f"{dotted} has no place: add it to ENGINES, below what it needs")
     # A package's own `__init__` passes on what its modules offer, so it stands below them all.
-    return list(ROWS).index(package), ROWS[package].index(row) if row else len(ROWS[package]), int(not engine)
+    place = ENGINES.index(engine) if engine else len(ENGINES)
+    return list(ROWS).index(package), ROWS[package].index(row) if row else len(ROWS[package]), place
 
 
 def imported(path: Path) -> set[str]:
