@@ -258,7 +258,8 @@ class VllmEngine:
 
     async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncGenerator[Any, None]:
         """The outputs of vLLM for a page, its errors as ours."""
-        from vllm.v1.engine.exceptions import EngineDeadError as Dead  # noqa: PLC0415 - loaded by now
+        from vllm.exceptions import VLLMValidationError  # noqa: PLC0415 - loaded by now
+        from vllm.v1.engine.exceptions import EngineDeadError as Dead  # noqa: PLC0415 - the same
         from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415 - the same
 
         try:
@@ -277,7 +278,7 @@ class VllmEngine:
             if engine.errored:
                 raise EngineDeadError(f"vLLM's engine core died: {cause}") from error
             raise PageError(f"vLLM failed on this page: {cause}") from error
-        except ValueError as error:  # also vLLM's own validation errors
+        except (ValueError, VLLMValidationError) as error:  # the second is the first in 0.25 only
             raise PageError(f"vLLM refuses this page: {error}") from error
 
     async def _prompt(self, engine: Any, page: PageImage, options: Options) -> Any:
