@@ -120,6 +120,16 @@ class VllmEngineSettings(BaseModel):
         return self
 
 
+class TransformersEngineSettings(BaseModel):
+    """DeepSeek-OCR-2 without vLLM."""
+
+    model_config = _Frozen
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    batch_size: Annotated[int, Field(ge=0, le=64)] = 0
+    hang_s: Annotated[float, Field(ge=0, le=86_400)] = 0
+
+
 class EngineSettings(BaseModel):
     """Which engine reads, and how."""
 
@@ -131,6 +141,7 @@ class EngineSettings(BaseModel):
     gpu: Annotated[int, Field(ge=0)] = 0
     cpu: CpuEngineSettings = CpuEngineSettings()
     vllm: VllmEngineSettings = VllmEngineSettings()
+    transformers: TransformersEngineSettings = TransformersEngineSettings()
 
 
 class Watch(BaseModel):

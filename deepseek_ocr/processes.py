@@ -159,10 +159,15 @@ class _Worker:
 
 
 def _initialize(parent_pid: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-    """Tie this process to its parent and leave the signals of a terminal to it."""
+    """What every worker process begins with."""
+    tie_to_parent(parent_pid)
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def tie_to_parent(parent_pid: int) -> None:
+    """End this process with its parent and leave the signals of a terminal to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before the line above
         os._exit(1)
-    if initializer is not None:
-        initializer(*initargs)

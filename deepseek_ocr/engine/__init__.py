@@ -11,6 +11,7 @@ from deepseek_ocr.prompt import Mode
 
 if TYPE_CHECKING:
     from deepseek_ocr.completion import Engine
+    from deepseek_ocr.engine.transformers_config import TransformersSettings
     from deepseek_ocr.engine.vllm_plan import VllmSettings
 
 
@@ -39,6 +40,7 @@ def build(
     mode: Mode = Mode.GUNDAM,
     gpu: int = 0,
     vllm: VllmSettings | None = None,
+    transformers: TransformersSettings | None = None,
     cpu_workers: int = 0,
     rec_model: Path | None = None,
 ) -> Engine:
@@ -47,6 +49,15 @@ def build(
         from deepseek_ocr.engine.vllm import VllmEngine  # noqa: PLC0415 - each engine loads its own libraries
 
         return VllmEngine(model, mode=mode, gpu=gpu, settings=vllm)
+    if choice.name == "transformers":
+        from deepseek_ocr.engine.transformers import TransformersEngine  # noqa: PLC0415
+        from deepseek_ocr.engine.transformers_config import TransformersSettings  # noqa: PLC0415
+
+        wanted = transformers or TransformersSettings()
+        on_card = wanted.device == "cuda" or (wanted.device == "auto" and nvidia_device() != "")
+        return TransformersEngine(
+            model=model, gpu=gpu if on_card else None, batch_size=wanted.batch_size, hang_s=wanted.hang_s
+        )
     if choice.name == "cpu":
         from deepseek_ocr.engine.cpu import CpuEngine  # noqa: PLC0415
 
