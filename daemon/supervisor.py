@@ -229,6 +229,8 @@ class Supervisor:
 
     async def _keep_status(self) -> None:
         while True:
+            if self.state == "ready":
+                self._engine.notice_death()
             await self._write_status()
             await asyncio.sleep(status.WRITE_S)
 

@@ -226,6 +226,10 @@ class MortalEngine:
         self.stops += 1
         self._alive = False
 
+    def die(self) -> None:
+        """The end of a life that nobody asked for."""
+        self._alive = False
+
     def health(self) -> Health:
         """Whether it lives."""
         return Health(ok=self._alive, detail="alive" if self._alive else "dead")

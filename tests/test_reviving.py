@@ -180,6 +180,27 @@ async def test_a_page_that_kills_is_quarantined() -> None:
     await revived.engine.stop()
 
 
+async def test_a_death_while_nothing_is_in_flight_blames_no_page() -> None:
+    """It is noticed when somebody looks, or by the next page, which waits; before the start there is none to notice."""
+    revived = Revived()
+    revived.engine.notice_death()
+    await revived.engine.start()
+    revived.engine.notice_death()
+    assert revived.engine.deaths == 0
+    revived.mortal.die()
+    revived.engine.notice_death()
+    revived.engine.notice_death()
+    await eventually(lambda: revived.engine.health().ok)
+    assert (revived.engine.deaths, revived.mortal.starts, len(revived.healths)) == (1, 2, 2)
+    revived.mortal.die()
+    revived.mortal.doomed = True  # one death more, and it would be the page's second
+    assert await outcomes(revived.read("a")) == {"a": "a"}
+    assert (revived.engine.deaths, revived.mortal.batches) == (3, [{"a"}, {"a"}])
+    await revived.engine.stop()
+    revived.engine.notice_death()
+    assert revived.engine.deaths == 3
+
+
 async def test_one_poison_page_among_many() -> None:
     """It is found in log2(N) steps; everything else is read, and meanwhile nothing new is."""
     revived = Revived()

@@ -153,6 +153,17 @@ async def test_a_page_that_kills_makes_its_document_partial(service: Service) ->
     assert len(running.events("intake.resumed")) == 1
 
 
+async def test_an_engine_that_dies_with_nothing_to_do_is_brought_back(service: Service) -> None:
+    """Before the next document needs it."""
+    engine = MortalEngine()
+    async with Running(service, engine) as running:
+        engine.die()
+        await eventually(lambda: running.events("intake.resumed"))
+        service.root.drop("next.pdf", text_pdf(1, words="the next one"))
+        await running.all_done(1)
+    assert (engine.starts, len(running.events("engine.died"))) == (2, 1)
+
+
 async def test_a_stop_does_not_wait_for_a_rebuild(service: Service) -> None:
     """SIGTERM while the engine is brought back: it leaves at once, and the next start reads what is left."""
     service.write_config(grace_s=600)

@@ -7,8 +7,9 @@ that takes at most P * (ceil(log2 N) + 2) deaths.
 
 Left to others: noticing a death or a hang (the engine within raises `EngineDeadError`), and taking no new documents
 meanwhile (`on_health`).
-Residual risks: a death while nothing is in flight is noticed by the next page, to which it counts as one of its two;
-what is known of a page ends with its call, so after a restart of the service it is found out anew.
+Residual risks: a page that comes after a death nobody knows of yet, not even the engine's own `health`, is alone in
+flight at it, which counts as one of its two; what is known of a page ends with its call, so after a restart of the
+service it is found out anew.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class RevivingEngine:
         self._suspects: list[_Call] = []
         #: Runs from a death until its pages are cleared.
         self._reviver: asyncio.Task[None] | None = None
-        #: Whether the next death is the last, and why no page is read any more.
+        #: Whether there is a life that can end, whether its end is the last, and why no page is read any more.
+        self._started = False
         self._final = False
         self._end: EngineError | None = None
         #: From a death until its pages are cleared; else None.
@@ -116,6 +118,7 @@ class RevivingEngine:
     async def start(self) -> None:
         """Start the engine within; raises `EngineStartError` if that fails, as there is nothing to revive yet."""
         await self._inner.start()
+        self._started = True
 
     async def recognize(
         self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
@@ -124,6 +127,7 @@ class RevivingEngine:
 
         `EngineDeadError` comes only after `give_up` or `stop`.
         """
+        self.notice_death()
         while not self._gate.is_set():
             await self._gate.wait()
         if self._end is not None:
@@ -156,6 +160,13 @@ class RevivingEngine:
             await asyncio.wait((self._reviver,), timeout=GIVE_UP_S)
             self._reviver = self._health = None
             self._lose(self._death or EngineDeadError("the engine is given up"))
+
+    def notice_death(self) -> None:
+        """Begin to bring it back if it says that it died while nothing was in flight; to be called now and then."""
+        if self._started and not self._final and self._reviver is None and not self._reading:
+            health = self._inner.health()
+            if not health.ok:
+                self._died(EngineDeadError(health.detail))
 
     def health(self) -> Health:
         """That of the engine within; after a death what is done about it, or how it went."""
