@@ -146,7 +146,7 @@ def install(folder: Path, **packages: str) -> None:
         ({"transformers": "5.23.0"}, "needs torch: pip"),
         (
             {"torch": "2.13.0", "transformers": "4.46.3"},
-            r"transformers 4\.46\.3 does not know DeepSeek-OCR-2, 5\.10 is",
+            r"transformers 4\.46\.3 does not know DeepSeek-OCR-2, 5\.10\.1 is",
         ),
         ({"torch": "2.13.0", "transformers": "5.9.0"}, r"transformers 5\.9\.0 does not know"),
     ],

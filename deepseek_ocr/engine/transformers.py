@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 #: OCR-2's README publishes the prompts of the first two; what else is asked is at the caller's own risk.
 TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
 #: The first with DeepSeek-OCR-2 (the wheel of 5.9 has none).
-MIN_TRANSFORMERS: Final = (5, 10)
+MIN_TRANSFORMERS: Final = (5, 10, 1)
 #: Pages read together unless set.  A processor is as fast page by page.  On a card 4 pages at full context are 2 GB of
 #: cache (61 kB a token) beside 6.8 GB of weights.
 CPU_BATCH: Final = 1
@@ -295,7 +295,7 @@ def _check_packages() -> None:
     if missing:
         raise EngineStartError(f"the transformers engine needs {' and '.join(missing)}: {install}")
     version = _version("transformers")
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_TRANSFORMERS:
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < MIN_TRANSFORMERS:
         wanted = ".".join(map(str, MIN_TRANSFORMERS))
         raise EngineStartError(
             f"transformers {version} does not know DeepSeek-OCR-2, {wanted} is the first that does: {install}"

@@ -86,6 +86,7 @@ def _load(model: str, device: str) -> Loaded:
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(model)
     tokenizer.padding_side = "left"  # all answers start at the same place
     ids = _token_ids(tokenizer, model, IMAGE_TOKEN, GROUNDING_TOKEN, *EXEMPT)
+    config.image_token_id = ids[0]
     network, loading = transformers.DeepseekOcr2ForConditionalGeneration.from_pretrained(
         model,
         config=config,
