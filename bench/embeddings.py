@@ -5,7 +5,7 @@ vLLM's way with the same (rounded) weights in float32.  Pages: a text-like drawi
 modes; ours are encoded in one batch.  The weights have the scale of trained ones: products keep their variance, and
 the attention biases are large enough to decide where to look.  They are no trained weights: outliers are missing.
 
-`python bench/embeddings.py` measures the towers at full depth on the GPU, `--shallow` a few layers on the CPU.
+`python -m bench.embeddings` measures the towers at full depth on the GPU, `--shallow` a few layers on the CPU.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from vllm.distributed import (
     initialize_model_parallel,
     model_parallel_is_initialized,
 )
+from vllm.model_executor.layers.attention import MMEncoderAttention
 from vllm.model_executor.model_loader.utils import process_weights_after_loading
 from vllm.model_executor.models.deepencoder import DeepCLIPVisionTransformer, _build_sam
 from vllm.model_executor.models.deepseek_ocr import DeepseekOCRForCausalLM
 from vllm.model_executor.models.deepseek_vl2 import MlpProjector
 from vllm.transformers_utils.configs.deepseek_vl2 import MlpProjectorConfig
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from deepseek_ocr.engine.vllm_model import ResidentDeepseekOCR
 from deepseek_ocr.prompt import Mode
@@ -110,6 +112,10 @@ class Encoder(ResidentDeepseekOCR):
             self.view_seperator = nn.Parameter(torch.empty(towers.width))
             self.to(device)
             _fill(self)
+            for module in self.modules():
+                if dtype == torch.float32 and isinstance(module, MMEncoderAttention):
+                    # On a card vLLM's other kernels multiply float32 with fewer digits.
+                    module.attn_backend, module.is_flash_attn_backend = AttentionBackendEnum.TORCH_SDPA, False
             process_weights_after_loading(self, SimpleNamespace(dtype=dtype, quantization=None), device)
         finally:
             torch.set_default_dtype(default)
