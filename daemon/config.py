@@ -12,13 +12,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from deepseek_ocr.engine.openai_config import base_url
 from deepseek_ocr.prompt import MAX_PROMPT_CHARS, MAX_TEXT_CHARS, Mode, Options, Task
 
 #: Tokens of the longest picture and prompt, rounded up: 933 in gundam mode, and 1,120 of DeepSeek-OCR-2.
@@ -130,6 +131,19 @@ class TransformersEngineSettings(BaseModel):
     hang_s: Annotated[float, Field(ge=0, le=86_400)] = 0
 
 
+class OpenAIEngineSettings(BaseModel):
+    """A model on other machines."""
+
+    model_config = _Frozen
+
+    base_urls: tuple[Annotated[str, AfterValidator(base_url)], ...] = ()
+    api_key_file: Path | Literal[""] = ""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
+    timeout_s: Seconds = 300.0
+    retries: Annotated[int, Field(ge=0, le=20)] = 4
+    vllm: bool = True
+
+
 class EngineSettings(BaseModel):
     """Which engine reads, and how."""
 
@@ -142,6 +156,14 @@ class EngineSettings(BaseModel):
     cpu: CpuEngineSettings = CpuEngineSettings()
     vllm: VllmEngineSettings = VllmEngineSettings()
     transformers: TransformersEngineSettings = TransformersEngineSettings()
+    openai: OpenAIEngineSettings = OpenAIEngineSettings()
+
+    @model_validator(mode="after")
+    def _remote_model_has_servers(self) -> Self:
+        if self.backend == "openai" and not self.openai.base_urls:
+            msg = 'backend = "openai" needs the addresses of servers in engine.openai.base_urls'
+            raise ValueError(msg)
+        return self
 
 
 class Watch(BaseModel):
@@ -306,7 +328,7 @@ def _explain(detail: Any) -> str:
 def _absolute(settings: Settings, folder: Path) -> Settings:
     """Resolve relative paths against the folder of the file, and let systemd's state folder win."""
     state_dir = Path(os.environ.get("STATE_DIRECTORY", "").split(":")[0] or folder / settings.service.state_dir)
-    rec_model = settings.engine.cpu.rec_model
+    rec_model, key_file = settings.engine.cpu.rec_model, settings.engine.openai.api_key_file
     return settings.model_copy(
         update={
             "service": settings.service.model_copy(update={"state_dir": state_dir}),
@@ -318,7 +340,12 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             ),
             "engine": settings.engine.model_copy(
                 update={
-                    "cpu": settings.engine.cpu.model_copy(update={"rec_model": folder / rec_model if rec_model else ""})
+                    "cpu": settings.engine.cpu.model_copy(
+                        update={"rec_model": folder / rec_model if rec_model else ""}
+                    ),
+                    "openai": settings.engine.openai.model_copy(
+                        update={"api_key_file": folder / key_file if key_file else ""}
+                    ),
                 }
             ),
         }

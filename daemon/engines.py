@@ -10,6 +10,7 @@ import structlog
 
 from daemon.warmup import WARMUP_TEXT, warmup_pdf
 from deepseek_ocr.engine import Choice, build, choose
+from deepseek_ocr.engine.openai_config import OpenAISettings
 from deepseek_ocr.engine.transformers_config import TransformersSettings
 from deepseek_ocr.engine.vllm_plan import VllmSettings
 from deepseek_ocr.errors import EngineStartError
@@ -51,6 +52,7 @@ def build_engine(settings: Settings, tasks: Sequence[Task] | None = None) -> tup
         gpu=wanted.gpu,
         vllm=VllmSettings(**wanted.vllm.model_dump()),
         transformers=TransformersSettings(**wanted.transformers.model_dump()),
+        openai=OpenAISettings(**wanted.openai.model_dump() | {"api_key_file": wanted.openai.api_key_file or None}),
         cpu_workers=wanted.cpu.workers,
         rec_model=wanted.cpu.rec_model or None,
     )

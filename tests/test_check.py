@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -211,12 +212,15 @@ def test_done_on_another_file_system(site: Service) -> None:
         subprocess.run(["umount", site.root.done], check=True)
 
 
-def test_an_engine_that_this_version_does_not_contain(site: Service) -> None:
+def test_an_engine_that_cannot_start(site: Service) -> None:
     """69, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     site.write_config(backend="openai")
-    result = command("check", "--config", str(site.config))
+    result = command("check", "--config", str(site.config), OCR_DAEMON__ENGINE__OPENAI__BASE_URLS=f'["{url}"]')
     assert result.returncode == 69
-    assert 'set backend = "cpu"' in result.stdout
+    assert f"no server answers ({url}: " in " ".join(result.stdout.split())
+    assert "start it, or correct engine.openai.base_urls" in " ".join(result.stdout.split())
 
 
 def test_a_task_beyond_the_engine(tmp_path: Path) -> None:

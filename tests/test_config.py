@@ -45,7 +45,7 @@ def test_the_shipped_file_names_every_key() -> None:
 def _keys(content: dict[str, Any], prefix: str = "") -> set[str]:
     keys = set()
     for key, value in content.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and value:
             value = value[0]  # noqa: PLW2901 - the one inbox
         keys |= _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
     return keys
@@ -55,7 +55,7 @@ def _fields(model: BaseModel, prefix: str = "") -> set[str]:
     keys = set()
     for key in type(model).model_fields:
         value = getattr(model, key)
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) and value:
             value = value[0]
         keys |= _fields(value, f"{prefix}{key}.") if isinstance(value, BaseModel) else {prefix + key}
     return keys
@@ -93,6 +93,13 @@ REFUSED = {
     "max_file_mb a fraction": ("[limits]\nmax_file_mb = 0.5", "limits.max_file_mb: "),
     "port too high": ("[http]\nport = 65536", "http.port: "),
     "backend unknown": ('[engine]\nbackend = "tesseract"', "engine.backend: "),
+    "openai without a server": ('[engine]\nbackend = "openai"', "needs the addresses of servers in engine.openai.base"),
+    "server without http": (
+        '[engine.openai]\nbase_urls = ["gpu1:8000/v1"]',
+        "engine.openai.base_urls.0: 'gpu1:8000/v1'",
+    ),
+    "server with a password": ('[engine.openai]\nbase_urls = ["http://a:b@gpu1/v1"]', "must hold no user or password"),
+    "no page in flight": ("[engine.openai]\nconcurrency = 0", "engine.openai.concurrency: "),
     "mode unknown": ('[engine]\nmode = "huge"', "engine.mode: "),
     "log level unknown": ('[service]\nlog_level = "loud"', "service.log_level: "),
     "instance with a slash": ('[service]\ninstance = "a/b"', "service.instance: "),
@@ -273,20 +280,22 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         config(
             tmp_path,
             '[service]\nstate_dir = "state"\n[[inbox]]\nroot = "drop"\noutbox = "out"\n'
-            '[engine.cpu]\nrec_model = "m.onnx"',
+            '[engine.cpu]\nrec_model = "m.onnx"\n[engine.openai]\napi_key_file = "key"',
         )
     )
     assert settings.service.state_dir == tmp_path / "state"
     assert settings.inbox[0].root == tmp_path / "drop"
     assert settings.inbox[0].outbox_path == tmp_path / "out"
     assert settings.engine.cpu.rec_model == tmp_path / "m.onnx"
+    assert settings.engine.openai.api_key_file == tmp_path / "key"
 
 
 def test_an_empty_path_stays_empty(tmp_path: Path) -> None:
-    """An empty outbox is the one under the root, an empty rec_model the built-in model; neither is a folder."""
+    """An empty outbox is the one under the root, an empty file none at all; neither is the folder itself."""
     settings = load(config(tmp_path, '[[inbox]]\nroot = "drop"\noutbox = ""\n[engine.cpu]\nrec_model = ""'))
     assert settings.inbox[0].outbox_path == tmp_path / "drop" / "outbox"
     assert settings.engine.cpu.rec_model == ""
+    assert settings.engine.openai.api_key_file == ""
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -83,6 +83,7 @@ ENGINES = [
     "model_folder",
     "textlayer",
     "cpu",
+    "openai_config",
     "openai",
     "transformers_config",
     "transformers_load",

@@ -14,6 +14,7 @@ import pytest
 
 from deepseek_ocr.completion import Completion, Health, PageImage
 from deepseek_ocr.engine.openai import KEY_VARIABLE, MAX_RETRY_AFTER_S, OpenAIEngine
+from deepseek_ocr.engine.openai_config import OpenAISettings
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.prompt import Options, Task
 from tests.conftest import eventually
@@ -44,6 +45,13 @@ class Waits:
         await asyncio.sleep(0)
 
 
+def engine_for(*servers: OpenAIServer, **settings: Any) -> OpenAIEngine:
+    """An engine for these servers, which waits for nothing."""
+    own = {name: settings.pop(name) for name in ("model", "clock", "sleep") if name in settings}
+    urls = tuple(server.url for server in servers)
+    return OpenAIEngine(OpenAISettings(urls, **settings), **{"sleep": Waits(), **own})
+
+
 @asynccontextmanager
 async def running(*servers: OpenAIServer, **settings: Any) -> AsyncIterator[OpenAIEngine]:
     """A started engine; servers that do not listen yet are started."""
@@ -51,7 +59,7 @@ async def running(*servers: OpenAIServer, **settings: Any) -> AsyncIterator[Open
         for server in servers:
             if not server.port:
                 await stack.enter_async_context(server)
-        engine = OpenAIEngine([server.url for server in servers], **{"sleep": Waits(), **settings})
+        engine = engine_for(*servers, **settings)
         stack.push_async_callback(engine.stop)
         await engine.start()
         yield engine
@@ -343,7 +351,7 @@ async def test_a_server_that_cannot_serve_is_one_sentence(
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     async with OpenAIServer() as server:
         server.models = models
-        engine = OpenAIEngine([server.url])
+        engine = engine_for(server)
         with pytest.raises(EngineStartError) as caught:
             await engine.start()
         assert str(caught.value) == words.format(url=server.url)
@@ -359,7 +367,7 @@ async def test_one_server_that_answers_is_enough() -> None:
     async with running(server, dead) as engine:
         assert engine.health().detail.startswith(f"1 of 2 servers answer; {dead.url}: ConnectError")
         assert [await read(engine) for _ in range(3)] == ["server"] * 3
-    engine = OpenAIEngine([dead.url])
+    engine = engine_for(dead)
     with pytest.raises(EngineStartError, match=rf"no server answers \({dead.url}: ConnectError"):
         await engine.start()
 
@@ -367,7 +375,7 @@ async def test_one_server_that_answers_is_enough() -> None:
 async def test_servers_of_different_models_are_refused() -> None:
     """A document would be read by one of them here and by another there."""
     async with OpenAIServer(models=("a",)) as server, OpenAIServer(models=("b",)) as other:
-        engine = OpenAIEngine([server.url, other.url])
+        engine = engine_for(server, other)
         with pytest.raises(EngineStartError, match="different models"):
             await engine.start()
 
@@ -381,13 +389,16 @@ async def test_servers_of_different_models_are_refused() -> None:
         (["http://host:99999/v1"], "is no address"),
         (["http://[::1/v1"], "is no address"),
         (["http://host/v1?key=1"], "is no address"),
+        (["http://host/v1#a"], "is no address"),
+        (["http://host/v 1"], "is no address"),
         (["http://me:secret@host/v1"], "must hold no user or password"),
+        (["me:secret@host/v1"], "must hold no user or password"),
     ],
 )
 def test_an_address_that_is_none_is_refused(urls: list[str], words: str) -> None:
     """A typing mistake shows at the start, not at the first page, and shows no password."""
     with pytest.raises(EngineStartError, match=words) as caught:
-        OpenAIEngine(urls)
+        OpenAIEngine(OpenAISettings(tuple(urls)))
     assert "secret" not in str(caught.value)
 
 
@@ -437,7 +448,7 @@ async def test_a_key_file_without_a_key_is_refused(content: bytes | None, words:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(EngineStartError, match=words) as caught:
-        await OpenAIEngine(["http://127.0.0.1:9/v1"], api_key_file=path).start()
+        await OpenAIEngine(OpenAISettings(("http://127.0.0.1:9/v1",), api_key_file=path)).start()
     assert str(path) in str(caught.value)
     assert "secret" not in str(caught.value)
 

@@ -11,6 +11,7 @@ from deepseek_ocr.prompt import Mode
 
 if TYPE_CHECKING:
     from deepseek_ocr.completion import Engine
+    from deepseek_ocr.engine.openai_config import OpenAISettings
     from deepseek_ocr.engine.transformers_config import TransformersSettings
     from deepseek_ocr.engine.vllm_plan import VllmSettings
 
@@ -41,6 +42,7 @@ def build(
     gpu: int = 0,
     vllm: VllmSettings | None = None,
     transformers: TransformersSettings | None = None,
+    openai: OpenAISettings | None = None,
     cpu_workers: int = 0,
     rec_model: Path | None = None,
 ) -> Engine:
@@ -58,6 +60,11 @@ def build(
         return TransformersEngine(
             model=model, gpu=gpu if on_card else None, batch_size=wanted.batch_size, hang_s=wanted.hang_s
         )
+    if choice.name == "openai":
+        from deepseek_ocr.engine.openai import OpenAIEngine  # noqa: PLC0415
+        from deepseek_ocr.engine.openai_config import OpenAISettings  # noqa: PLC0415
+
+        return OpenAIEngine(openai or OpenAISettings(), model=model)
     if choice.name == "cpu":
         from deepseek_ocr.engine.cpu import CpuEngine  # noqa: PLC0415
 

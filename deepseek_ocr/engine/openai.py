@@ -14,22 +14,22 @@ import random
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import urlsplit
 
 import httpx2
 
 from deepseek_ocr.chat import ChatError, Streamed, answer_of, error_message, events, request_body, retry_after_s
 from deepseek_ocr.completion import Completion, EngineInfo, Health
+from deepseek_ocr.engine.openai_config import base_url
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.prompt import Task
 from deepseek_ocr.servers import Servers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable
 
     from deepseek_ocr.chat import Answer
     from deepseek_ocr.completion import PageImage
+    from deepseek_ocr.engine.openai_config import OpenAISettings
     from deepseek_ocr.prompt import Options
     from deepseek_ocr.servers import Server
 
@@ -67,38 +67,29 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        base_urls: Sequence[str],
+        settings: OpenAISettings,
         *,
         model: str = "deepseek-ai/DeepSeek-OCR",
-        api_key_file: Path | None = None,
-        concurrency: int = 64,
-        timeout_s: float = 300.0,
-        retries: int = 4,
-        vllm: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Raises `EngineStartError` for addresses that are none.
-
-        `base_urls` end where `/chat/completions` begins (http://host:8000/v1); `concurrency` counts requests in flight
-        to each; `timeout_s` is for one attempt at a page, in all; `vllm` sends the fields that only vLLM knows.
-        """
-        self._servers = Servers([_checked(url) for url in base_urls])
-        if not base_urls:
+        """Raises `EngineStartError` for addresses that are none.  `model` is the name under which it is served."""
+        if not settings.base_urls:
             raise EngineStartError(
                 "the openai engine has no server to ask: list them under [engine.openai], "
                 'such as base_urls = ["http://127.0.0.1:8000/v1"]'
             )
+        try:
+            self._servers = Servers([base_url(url) for url in settings.base_urls])
+        except ValueError as error:
+            raise EngineStartError(f"engine.openai.base_urls: {error}") from error
+        self._settings = settings
         self._model = model
-        self._api_key_file = api_key_file
         self._key = ""
-        self._timeout_s = timeout_s
-        self._retries = retries
-        self._vllm = vllm
         self._clock = clock
         self._sleep = sleep
         self._client: httpx2.AsyncClient | None = None
-        capacity = concurrency * len(base_urls)
+        capacity = settings.concurrency * len(settings.base_urls)
         #: Pages beyond the capacity wait here, before their time runs.
         self._slots = asyncio.Semaphore(capacity)
         #: `model` is what the servers serve once `start` has asked them.
@@ -113,7 +104,7 @@ class OpenAIEngine:
         self._key = self._read_key()
         self._client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx2.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+            timeout=httpx2.Timeout(self._settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             limits=httpx2.Limits(
                 max_connections=self.info.capacity,
                 max_keepalive_connections=self.info.capacity,
@@ -138,7 +129,7 @@ class OpenAIEngine:
             raise ValueError("the openai engine needs the page as PNG")
         async with self._slots:
             started = time.perf_counter()
-            body = request_body(self._model, options, page.png, vllm=self._vllm, stream=on_text is not None)
+            body = request_body(self._model, options, page.png, vllm=self._settings.vllm, stream=on_text is not None)
             answer = await self._ask(body, on_text)
         return Completion(
             answer.text,
@@ -185,7 +176,7 @@ class OpenAIEngine:
             finally:
                 server.in_flight -= 1
             tries += 1
-            if tries > self._retries:
+            if tries > self._settings.retries:
                 raise EngineDeadError(f"{server.url}: {last.message} ({tries} attempts)")
             if self._servers.any_well(self._clock()):
                 continue
@@ -202,7 +193,7 @@ class OpenAIEngine:
             "POST", f"{url}/chat/completions", content=body, headers={"Content-Type": "application/json"}
         )
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._settings.timeout_s):
                 response = await self._client.send(request, stream=True)
                 try:
                     return await _read(response, on_text)
@@ -211,7 +202,7 @@ class OpenAIEngine:
                 finally:
                     await response.aclose()
         except TimeoutError as error:
-            raise _Failure(f"no answer within {self._timeout_s:g} s") from error
+            raise _Failure(f"no answer within {self._settings.timeout_s:g} s") from error
         except httpx2.HTTPError as error:
             raise _Failure(_words(error)) from error
 
@@ -234,12 +225,12 @@ class OpenAIEngine:
 
     def _read_key(self) -> str:
         """The key from its file or the environment, empty for none; no message shows it."""
-        if self._api_key_file is None:
+        if self._settings.api_key_file is None:
             key, origin = os.environ.get(KEY_VARIABLE, "").strip(), f"the variable {KEY_VARIABLE}"
         else:
-            origin = f"engine.openai.api_key_file ({self._api_key_file})"
+            origin = f"engine.openai.api_key_file ({self._settings.api_key_file})"
             try:
-                key = self._api_key_file.read_text(encoding="utf-8", errors="replace").strip()
+                key = self._settings.api_key_file.read_text(encoding="utf-8", errors="replace").strip()
             except OSError as error:
                 raise EngineStartError(f"{origin} cannot be read: {error.strerror}") from error
             if not key:
@@ -339,17 +330,3 @@ def _refusal(status: int, message: str, model: str) -> str:
 def _words(error: httpx2.HTTPError) -> str:
     """A fault of the connection; many of them have no words of their own."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _checked(url: str) -> str:
-    """A base URL without its last slash; raises `EngineStartError`."""
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good, parts = False, urlsplit("")
-    if parts.username or parts.password:  # it would be shown in errors
-        raise EngineStartError("engine.openai.base_urls must hold no user or password: use api_key_file")
-    if not is_good or parts.query or parts.fragment:
-        raise EngineStartError(f"engine.openai.base_urls: {url!r} is no address such as http://127.0.0.1:8000/v1")
-    return url.rstrip("/")

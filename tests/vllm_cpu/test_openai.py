@@ -21,6 +21,7 @@ import pytest
 
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.openai import OpenAIEngine
+from deepseek_ocr.engine.openai_config import OpenAISettings
 from deepseek_ocr.errors import EngineDeadError, PageError
 from deepseek_ocr.prompt import Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import grid_for, token_count
@@ -144,7 +145,7 @@ def server(process: VllmServe) -> VllmServe:
 @asynccontextmanager
 async def engine_for(server: VllmServe) -> AsyncIterator[OpenAIEngine]:
     """A started engine."""
-    engine = OpenAIEngine([f"{server.url}/v1"], retries=1)
+    engine = OpenAIEngine(OpenAISettings((f"{server.url}/v1",), retries=1))
     await engine.start()
     try:
         yield engine
