@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Documents of one inbox that are open at once.  Pages, not documents, are what the engine works on, so an open one
+#: Documents of one inbox that are open at once, at least; so many and a quarter more as the engine reads pages at once,
+#: where that is more: documents of one page must fill it, too, while others are claimed and published.  An open one
 #: costs a little memory only; but after a crash all of them run one by one.
-MAX_OPEN_JOBS = 64
+MIN_OPEN_JOBS = 64
+OPEN_JOBS_PER_SLOT = 1.25
 #: Documents with more pages left than this take no place of the others, up to a limit of their own.
 LONG_PAGES = 20
 MAX_LONG_JOBS = 192
@@ -133,11 +135,12 @@ class Intake:
 
     def _has_room(self, share: Share) -> bool:
         open_jobs = sum(other is share for other in self.running.values())
-        if open_jobs < MAX_OPEN_JOBS:
+        limit = max(MIN_OPEN_JOBS, OPEN_JOBS_PER_SLOT * self._worker.slots.capacity)
+        if open_jobs < limit:
             return True
         mine = (one for one in self._worker.running.values() if one.share is share)
         long = sum(one.page_count - one.pages_done > LONG_PAGES for one in mine)
-        return open_jobs - min(long, MAX_LONG_JOBS) < MAX_OPEN_JOBS
+        return open_jobs - min(long, MAX_LONG_JOBS) < limit
 
     def _next_share(self) -> Share | None:
         """The inbox of highest priority that has a file; equal ones in turn."""

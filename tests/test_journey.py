@@ -516,6 +516,18 @@ async def test_a_long_document_holds_up_nobody(root: DropRoot, tmp_path: Path) -
     assert reader.most_in_flight == 2
 
 
+async def test_documents_of_one_page_fill_a_large_engine(root: DropRoot, tmp_path: Path) -> None:
+    """As many are open as the engine reads pages at once: a fixed limit left nine tenths of a card idle."""
+    reader = FakeReader()
+    reader.gate.clear()
+    async with Journey(tmp_path, root, reader=reader, capacity=100):
+        for number in range(110):
+            root.drop(f"{number}.pdf", fake_document(words=f"words {number}"))
+        await eventually(lambda: reader.in_flight == 100)
+        reader.gate.set()
+        await eventually(lambda: root.ended() == (110, 0), 20)
+
+
 async def test_many_files_at_once(root: DropRoot, tmp_path: Path) -> None:
     """Two hundred files in one go: all come out, with never more pages in flight than the engine has room for."""
     async with Journey(tmp_path, root, capacity=3) as journey:
