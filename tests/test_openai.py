@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import logging
 import time
@@ -11,12 +13,15 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
+from daemon.warmup import warmup_pdf
 from deepseek_ocr.completion import Completion, Health, PageImage
 from deepseek_ocr.engine.openai import KEY_VARIABLE, MAX_RETRY_AFTER_S, OpenAIEngine
 from deepseek_ocr.engine.openai_config import OpenAISettings
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.prompt import Options, Task
+from deepseek_ocr.reader import Reader
 from tests.conftest import eventually
 from tests.openai_server import OpenAIServer, Reply, completion_reply, stream_reply
 
@@ -137,6 +142,21 @@ async def test_a_page_given_up_closes_its_connection(streams: bool) -> None:
         await eventually(lambda: server.given_up == 1)
         assert await read(engine) == "server"
         assert engine.health().ok
+
+
+async def test_a_document_is_read_through_the_reader(tmp_path: Path) -> None:
+    """A worker process makes the picture that the server gets, and what it says becomes the page."""
+    path = tmp_path / "a.pdf"
+    path.write_bytes(warmup_pdf())
+    server = OpenAIServer("# Minutes")
+    async with server, Reader(engine_for(server), workers=1) as reader:
+        page = await reader.read_page(path, 0)
+    url = server.requests[0][1]["messages"][0]["content"][0]["image_url"]["url"]
+    with Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))) as picture:
+        assert picture.format == "PNG"
+        assert picture.height / picture.width == pytest.approx(page.height / page.width, rel=0.01)
+    assert (page.source, page.problem) == ("openai", None)
+    assert [block.text for block in page.blocks] == ["# Minutes"]
 
 
 # Retries
