@@ -1,0 +1,29 @@
+"""What the openai engine makes of a real `vllm serve` that dies: a module of its own, as it needs its own server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from deepseek_ocr.errors import EngineDeadError
+from tests.conftest import eventually
+from tests.vllm_cpu.serve import LONG, VllmServe, engine_for, page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+
+async def test_a_killed_core_is_a_dead_engine(
+    model_folder: Path, tmp_path: Path, pictures: dict[str, Image.Image]
+) -> None:
+    """Pages in flight raise for the engine, not for themselves."""
+    with VllmServe(model_folder, tmp_path) as server:
+        async with engine_for(server) as engine:
+            pages = [asyncio.create_task(engine.recognize(page(pictures["small"]), LONG)) for _ in range(2)]
+            await eventually(lambda: server.running() == len(pages), timeout_s=30)
+            server.kill_core()
+            found = await asyncio.gather(*pages, return_exceptions=True)
+            assert [type(error) for error in found] == [EngineDeadError] * len(pages), found
+            assert not engine.health().ok
