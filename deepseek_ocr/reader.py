@@ -68,13 +68,17 @@ class Reader:
 
     async def __aenter__(self) -> Self:
         """Start the engine and the processes; raises `EngineStartError`."""
+        starting = [asyncio.create_task(self.engine.start()), asyncio.create_task(self._pool.warm())]
         try:
-            await asyncio.gather(self.engine.start(), self._pool.warm())
-        except WorkerDied as error:
+            await asyncio.gather(*starting)
+        except BaseException as error:
+            # To its end: an engine that is stopped while it still starts may come up afterwards, and nobody knows it.
+            for one in starting:
+                one.cancel()
+            await asyncio.wait(starting)
             await self.__aexit__()
-            raise EngineStartError(f"the processes that render pages cannot start: {error}") from error
-        except BaseException:
-            await self.__aexit__()
+            if isinstance(error, WorkerDied):
+                raise EngineStartError(f"the processes that render pages cannot start: {error}") from error
             raise
         return self
 

@@ -444,6 +444,49 @@ async def test_an_engine_that_cannot_start_leaves_nothing() -> None:
     assert engine.stops == 1
 
 
+class SlowEngine(FakeEngine):
+    """Its start takes until it is cancelled, and many turns of the loop to clean up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.cleaned_up = False
+
+    async def start(self) -> None:
+        """Never ready."""
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            self.cleaned_up = True
+
+    async def stop(self) -> None:
+        """Not while it still starts."""
+        assert self.cleaned_up, "stopped in the middle of its start: it could come up afterwards"
+        await super().stop()
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["processes that die", "cancelled"])
+async def test_an_engine_is_stopped_only_after_its_start_has_ended(broken: bool) -> None:
+    """Else it could come up when nobody knows of it any more, and hold its card for good."""
+    engine = SlowEngine()
+    reader = Reader(engine, workers=1)
+    if broken:
+        reader.close()
+    entering = asyncio.create_task(reader.__aenter__())
+    if broken:
+        with pytest.raises(EngineStartError, match="the processes that render pages cannot start"):
+            await entering
+    else:
+        await engine.begun.wait()
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+    assert engine.stops == 1
+
+
 async def test_rendering_processes_that_cannot_start_are_no_page_error() -> None:
     """Without processes there is no service: that is said like an engine that cannot start."""
     engine = FakeEngine()
