@@ -130,6 +130,8 @@ def _as_needed(page: PageImage, needs: Needs, mode: Mode | None) -> PageImage:
     """The page with its picture in the form the engine looks at; a blank one keeps none, as no engine will see it."""
     if page.pixels is None or needs in {"nothing", "pixels"}:
         return page
+    if page.ink == 0:
+        return replace(page, pixels=None)
     if needs == "png":
         from PIL import Image  # noqa: PLC0415 - 0.1 s, in workers only
 

@@ -153,6 +153,8 @@ class Reader:
         )  # fmt: skip
 
     async def _recognize(self, image: PageImage, options: Options, on_text: Callable[[str], None] | None) -> Completion:
+        if image.ink == 0 and self.engine.info.needs != "nothing":
+            return Completion("", "stop", 0.0)  # what a model reads where nothing can be seen is made up
         return await _twice(lambda _: self.engine.recognize(image, options, on_text))
 
     async def _without_picture(self, path: Path, page_index: int, problem: str) -> Page:

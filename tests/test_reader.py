@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
+import pymupdf
 import pytest
 import pytest_asyncio
 
@@ -113,6 +114,17 @@ async def test_a_blank_page_is_not_recognized(reader: Reader, engine: FakeEngine
     path.write_bytes(encoded(paper((600, 800)), "PNG"))
     page = await reader.read_page(path, 0)
     assert (page.blank, page.problem, page.blocks, engine.calls) == (True, None, (), [])
+
+
+@in_one_loop
+async def test_where_nothing_can_be_seen_no_model_is_asked(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
+    """A page without ink that has a text layer is not blank, but what a model read there would be made up."""
+    path = tmp_path / "x.pdf"
+    with pymupdf.open() as document:
+        document.new_page().insert_text((72, 72), "unseen", render_mode=3)
+        document.save(path)
+    page = await reader.read_page(path, 0)
+    assert (page.blank, page.problem, page.blocks, engine.calls) == (False, None, (), [])
 
 
 @in_one_loop
