@@ -74,7 +74,8 @@ class Reader:
         except BaseException as error:
             # To its end: an engine that is stopped while it still starts may come up afterwards, and nobody knows it.
             for one in starting:
-                one.cancel()
+                if not one.cancelling():  # twice would break off what it does at its end
+                    one.cancel()
             await asyncio.wait(starting)
             await self.__aexit__()
             if isinstance(error, WorkerDied):
