@@ -278,7 +278,8 @@ class Worker:
         kept = await share.threads.run(kept_pages, share.folders.job_folder(job), key, info.page_count)
         progress = self.running[job.job_id]
         progress.page_count, progress.pages_done = info.page_count, len(kept)
-        unwritten = asyncio.Semaphore(MAX_UNWRITTEN)
+        # Beside those in the engine, all of which one long document may take.
+        unwritten = asyncio.Semaphore(self.slots.capacity + MAX_UNWRITTEN)
         try:
             async with asyncio.TaskGroup() as pages:
                 for number in range(1, info.page_count + 1):

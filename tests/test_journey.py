@@ -528,6 +528,17 @@ async def test_documents_of_one_page_fill_a_large_engine(root: DropRoot, tmp_pat
         await eventually(lambda: root.ended() == (110, 0), 20)
 
 
+async def test_one_long_document_fills_a_large_engine(root: DropRoot, tmp_path: Path) -> None:
+    """It has as many pages in flight as the engine reads at once: a fixed limit left most of a card idle here, too."""
+    reader = FakeReader()
+    reader.gate.clear()
+    async with Journey(tmp_path, root, reader=reader, capacity=100):
+        root.drop("book.pdf", fake_document(110))
+        await eventually(lambda: reader.in_flight == 100)
+        reader.gate.set()
+        await eventually(lambda: root.ended() == (1, 0), 20)
+
+
 async def test_many_files_at_once(root: DropRoot, tmp_path: Path) -> None:
     """Two hundred files in one go: all come out, with never more pages in flight than the engine has room for."""
     async with Journey(tmp_path, root, capacity=3) as journey:
