@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from deepseek_ocr.completion import FinishReason
+from deepseek_ocr.guard import request_args
 from deepseek_ocr.prompt import IMAGE_TOKEN, prompt_for
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.prompt import Options
 
-#: The published guard against repetition: 30-grams in 90 tokens, <td> (128821) and </td> (128822) exempt (DeepSeek-OCR
-#: README, "vLLM-Inference").  Only a server with `--logits-processors ...:NGramPerReqLogitsProcessor` heeds it.
-GUARD: Final = {"ngram_size": 30, "window_size": 90, "whitelist_token_ids": [128821, 128822]}
+#: The ids of what the guard exempts, <td> and </td>, in the published tokenizer: a server's own is not seen from here.
+_EXEMPT_IDS: Final = (128821, 128822)
+#: Only a server with `--logits-processors ...:NGramPerReqLogitsProcessor` heeds it.
+GUARD: Final = request_args(_EXEMPT_IDS)
 #: Stands in the JSON for the picture, which is put in as it is: escaping megabytes of base64 would be wasted work.
 _PICTURE: Final = "<picture>"
 #: Characters of a server's message that are passed on.
