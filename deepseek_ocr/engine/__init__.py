@@ -73,10 +73,7 @@ def build(
         from deepseek_ocr.engine.textlayer import TextLayerEngine  # noqa: PLC0415
 
         return TextLayerEngine()
-    raise EngineStartError(
-        f"the {choice.name} engine was chosen ({choice.reason}), but this version does not contain it; "
-        f'set backend = "cpu" under [engine] to read without it'
-    )
+    raise EngineStartError(f"there is no {choice.name} engine ({choice.reason})")
 
 
 def nvidia_device(proc: Path = Path("/proc/driver/nvidia/gpus"), dev: Path = Path("/dev")) -> str:
