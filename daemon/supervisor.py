@@ -86,8 +86,8 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             self._handle_signals()
             self._open_state_dir(stack)
-            choice, mortal = self._build(self.settings)
-            log.info("engine.chosen", engine=choice.name, reason=choice.reason)
+            self._choice, mortal = self._build(self.settings)
+            log.info("engine.chosen", engine=self._choice.name, reason=self._choice.reason)
             self._ledger = await self._open_ledger(stack)
             self._engine = RevivingEngine(
                 mortal, on_health=self._on_engine_health, warm_up=self._warm_up, backoff_s=self._backoff_s
@@ -95,7 +95,7 @@ class Supervisor:
             self._reader = Reader(self._engine, limits=page_limits(self.settings))
             #: Reads past all revival: a page that decides whether the engine may be let loose must not wait for that.
             self._tester = self._reader.with_engine(mortal)
-            self._worker = self._new_worker(choice)
+            self._worker = self._new_worker()
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 self._intake = Intake(self._worker, tasks)
@@ -129,7 +129,8 @@ class Supervisor:
         """Have it read its warm-up page; False if the service was asked to stop meanwhile."""
 
         async def start() -> None:
-            await stack.enter_async_context(self._reader)
+            await self._reader.__aenter__()
+            stack.push_async_callback(self._stop_engine)
             await self._warm_up()
 
         starting = asyncio.create_task(start())
@@ -144,9 +145,16 @@ class Supervisor:
             raise EngineStartError(f"the rendering processes do not start: {error}") from error
         except EngineDeadError as error:
             raise EngineStartError(f"the engine dies over its warm-up page: {error}") from error
-        info = self._reader.engine.info
-        log.info("engine.ready", engine=info.name, model=info.model, detail=self._reader.engine.health().detail)
+        # Some engines know only now what reads: the name of a remote model, the scripts of the operator's own.
+        self._worker.engine = engine_account(self._choice, self._engine)
+        info = self._engine.info
+        log.info("engine.ready", engine=info.name, model=info.model, detail=self._engine.health().detail)
         return True
+
+    async def _stop_engine(self) -> None:
+        """A card takes a while to be left; the shares are given back after it, which must not be cut off."""
+        async with self._extending():
+            await self._reader.__aexit__()
 
     async def _warm_up(self) -> None:
         await warm_up(self._tester)
@@ -182,13 +190,13 @@ class Supervisor:
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise Refused(f"the state folder {state_dir} cannot be used: {error.strerror or error}") from error
 
-    def _new_worker(self, choice: Choice) -> Worker:
+    def _new_worker(self) -> Worker:
         return Worker(
             inspect=self._reader.inspect,
             read_page=self._reader.read_page,
             slots=PageSlots(self._engine.info.capacity),
             ledger=self._ledger,
-            engine=engine_account(choice, self._engine),
+            engine=engine_account(self._choice, self._engine),
             instance=self._owner.instance,
             max_attempts=self.settings.limits.max_attempts,
             ledger_fault=self._mend_ledger,
@@ -211,6 +219,7 @@ class Supervisor:
         """Take nothing new while the engine is brought back; the pages of open documents wait for it by themselves."""
         self._engine_since = time.monotonic()
         if health.ok:
+            self._worker.engine = engine_account(self._choice, self._engine)
             self._intake.resume("engine")
         else:
             self._intake.pause("engine", health.detail)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -216,6 +217,27 @@ async def test_an_engine_that_never_was_well_ends_the_start(service: Service, wo
     assert raised.group_contains(EngineStartError, match=words)
     assert not raised.group_contains(EngineDeadError)
     assert (engine.starts, service.manager.count("READY=1")) == (1, 0)
+
+
+async def test_what_an_engine_learns_when_it_starts_is_in_the_manifests(service: Service) -> None:
+    """The model that read: a remote engine knows it only when it has asked, and it may be another after a rebuild."""
+
+    class Learning(MortalEngine):
+        async def start(self) -> None:
+            await super().start()
+            self.info = replace(self.info, model=f"learned-{self.starts}")
+
+    engine = Learning()
+    async with Running(service, engine) as running:
+        service.root.drop("first.pdf", text_pdf(1, words="the first"))
+        await running.all_done(1)
+        engine.die()
+        await eventually(lambda: running.events("intake.resumed"))
+        service.root.drop("second.pdf", text_pdf(1, words="the second"))
+        await running.all_done(2)
+        await eventually(lambda: service.status["engine"]["model"] == "learned-2")
+    models = [running.finished(f"{name}.pdf")["engine"]["model"] for name in ("first", "second")]
+    assert models == ["learned-1", "learned-2"]
 
 
 BEGAN = 1000.0
