@@ -47,8 +47,6 @@ log = structlog.get_logger()
 
 #: Start and stop tell the service manager so often that they go on, and for how long it may wait for the next word.
 EXTEND_EVERY_S, EXTEND_FOR_S = 5.0, 30.0
-#: Pages in flight and none finished for so long: the engine hangs, and the watchdog is no longer fed.
-NO_PROGRESS_S = 600.0
 #: How long the start waits for one share to answer.
 ADOPT_S = 10.0
 
@@ -278,7 +276,8 @@ class Supervisor:
         interval_s = self.notifier.watchdog_s / 3
         while interval_s:
             last = max(self._worker.progress_at, self._engine_since)
-            if "engine" in self._intake.pauses or not hangs(time.monotonic(), self._worker.slots.busy_since, last):
+            busy_since, longest_s = self._worker.slots.busy_since, self._engine.info.longest_page_s
+            if "engine" in self._intake.pauses or not hangs(time.monotonic(), busy_since, last, longest_s):
                 self.notifier.watchdog()
             await asyncio.sleep(interval_s)
 
@@ -373,6 +372,9 @@ class Supervisor:
         self._shares.apply(settings.inbox, settings.watch, settings.limits)
 
 
-def hangs(now: float, busy_since: float | None, progress_at: float) -> bool:
-    """Whether pages have been in flight for long (None: none is) and nothing has come back; on the steady clock."""
-    return busy_since is not None and now - max(busy_since, progress_at) >= NO_PROGRESS_S
+def hangs(now: float, busy_since: float | None, progress_at: float, longest_s: float) -> bool:
+    """Whether pages are in flight (None: none is) and nothing has come back for as long as any may take.
+
+    On the steady clock.
+    """
+    return busy_since is not None and now - max(busy_since, progress_at) >= longest_s

@@ -7,7 +7,7 @@ any rendering of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.prompt import Mode, Options, Task
     from deepseek_ocr.tiles import Tiles
+
+#: No page takes longer, unless an engine says otherwise.
+LONGEST_PAGE_S: Final = 600.0
 
 #: (left, top, right, bottom), each 0 to 1, origin top left of the page as displayed.
 Box = tuple[float, float, float, float]
@@ -96,6 +99,9 @@ class EngineInfo:
     scripts: tuple[str, ...] = field(default=())
     #: The resolution it reads with unless asked for another; None where it has no modes.
     mode: Mode | None = None
+    #: Pages in flight and none came back for so many seconds: it hangs, and does not know it.  Infinite where a page
+    #: may take as long as it likes while its tokens come, which the engine itself watches.
+    longest_page_s: float = LONGEST_PAGE_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -488,3 +488,9 @@ async def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, caplog: p
         shown += [repr(engine), repr(engine.info), repr(engine._client)]  # noqa: SLF001 - as a debugger would
     assert server.requests[0][0]["authorization"] == f"Bearer {KEY}"
     assert KEY not in "\n".join([*shown, caplog.text])
+
+
+def test_a_page_may_take_as_long_as_all_its_attempts() -> None:
+    """Silent servers are a pause, not a hang of the service: its watchdog must wait until they count as dead."""
+    engine = OpenAIEngine(OpenAISettings(("http://127.0.0.1:9/v1",), timeout_s=900.0, retries=4))
+    assert engine.info.longest_page_s > 5 * 900.0

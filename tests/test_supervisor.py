@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -15,8 +16,9 @@ import structlog
 from structlog.testing import capture_logs
 
 from daemon.config import load
-from daemon.supervisor import NO_PROGRESS_S, Supervisor, hangs
+from daemon.supervisor import Supervisor, hangs
 from daemon.systemd import Notifier
+from deepseek_ocr.completion import LONGEST_PAGE_S
 from deepseek_ocr.engine import Choice
 from deepseek_ocr.errors import EngineDeadError, EngineStartError
 from tests.conftest import eventually
@@ -243,14 +245,15 @@ async def test_what_an_engine_learns_when_it_starts_is_in_the_manifests(service:
 BEGAN = 1000.0
 #: Name -> now, since when pages are in flight, when one came back last, and whether that is a hang.
 HANGS: dict[str, tuple[float, float | None, float, bool]] = {
-    "nothing to do": (BEGAN + 9 * NO_PROGRESS_S, None, 0.0, False),
+    "nothing to do": (BEGAN + 9 * LONGEST_PAGE_S, None, 0.0, False),
     "just begun": (BEGAN + 1, BEGAN, 0.0, False),
-    "for long": (BEGAN + NO_PROGRESS_S, BEGAN, 0.0, True),
-    "one came back since": (BEGAN + NO_PROGRESS_S, BEGAN, BEGAN + 1, False),
+    "for long": (BEGAN + LONGEST_PAGE_S, BEGAN, 0.0, True),
+    "one came back since": (BEGAN + LONGEST_PAGE_S, BEGAN, BEGAN + 1, False),
 }
 
 
 @pytest.mark.parametrize(("now", "busy_since", "progress_at", "expected"), HANGS.values(), ids=HANGS)
 def test_what_a_hang_is(now: float, busy_since: float | None, progress_at: float, expected: bool) -> None:
     """Pages in flight, and nothing for long."""
-    assert hangs(now, busy_since, progress_at) is expected
+    assert hangs(now, busy_since, progress_at, LONGEST_PAGE_S) is expected
+    assert not hangs(now, busy_since, progress_at, math.inf), "its engine watches it"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import httpx2
 
 from deepseek_ocr.chat import ChatError, Streamed, answer_of, error_message, events, request_body, retry_after_s
-from deepseek_ocr.completion import Completion, EngineInfo, Health
+from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Health
 from deepseek_ocr.engine.openai_config import base_url
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.prompt import Task
@@ -93,7 +93,10 @@ class OpenAIEngine:
         #: Pages beyond the capacity wait here, before their time runs.
         self._slots = asyncio.Semaphore(capacity)
         #: `model` is what the servers serve once `start` has asked them.
-        self.info = EngineInfo(name="openai", model=model, tasks=frozenset(Task), needs="png", capacity=capacity)
+        self.info = EngineInfo(
+            name="openai", model=model, tasks=frozenset(Task), needs="png", capacity=capacity,
+            longest_page_s=LONGEST_PAGE_S + (settings.retries + 1) * (settings.timeout_s + MAX_RETRY_AFTER_S),
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Ask each server what it serves; one that does not answer is tolerated if another does.

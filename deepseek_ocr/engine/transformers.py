@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import re
@@ -97,6 +98,7 @@ class TransformersEngine:
             tasks=TASKS,
             needs="pixels",
             capacity=2 * self._batch_size,  # one batch that is read, one that waits
+            longest_page_s=math.inf,  # without a card thousands of tokens take hours
         )
 
     async def start(self) -> None:
