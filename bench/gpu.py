@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ BAR = 1.3
 PAGE_PX = (1191, 1684)
 #: Different pages; more documents are copies of them.
 PICTURES = 64
-PAGES = {"recipe": 512, "png": 1024, "unguarded": 512, "daemon": 2048, "kill": 256, "presets": 64}
+PAGES = {"recipe": 512, "png": 256, "unguarded": 512, "daemon": 2048, "kill": 256, "presets": 64}
 #: Of the recipe; 256 gave less (bench/README.md).
 RECIPE_SEQS = 128
 MARK = "BENCH-RESULT "
@@ -169,13 +170,12 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         figures: dict[str, Any] = {"start_s": start_s}
         if kill:
             one.wait(lambda: one.finished() >= count // 4, 300, "a quarter is read")
-            before = one.finished()
-            killed = time.perf_counter()
+            killed = time.time()
             cores = [pid for pid in one.pids() if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
             assert cores, "no engine core found"
             os.kill(cores[0], signal.SIGKILL)
-            one.wait(lambda: one.finished() > before + 4, 300, "it reads again")
-            figures["recover_s"] = time.perf_counter() - killed
+            one.wait(lambda: one.events("engine.revived"), 300, "the engine is back")
+            figures["engine_back_s"] = moment(one.events("engine.revived")[0]) - killed
         marks: list[tuple[float, int]] = []
 
         def done() -> bool:
@@ -185,7 +185,10 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         one.wait(done, 560, "all are read")
         seconds = time.perf_counter() - begun
         accounts = one.accounts()
-        figures["memory_mb"] = one.memory_mb() if not kill else 0
+        figures["memory_mb"] = one.memory_mb()
+        if kill:
+            back = moment(one.events("engine.revived")[0])
+            figures["first_page_s"] = min(at for at in map(moment, one.events("job.done")) if at > back) - killed
         markdown = sum(1 for _ in (one.root / "outbox").glob("*.md"))
         one.stop()
         # From a tenth to nine tenths: neither the first pages' way through the engine nor the last ones' emptying.
@@ -198,6 +201,11 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             attempts=sum(account["attempts"] for account in accounts),
             loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1], **figures,
         )  # fmt: skip
+
+
+def moment(event: dict[str, Any]) -> float:
+    """When an event was logged, in seconds since 1970."""
+    return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def presets(model: str, pictures: list[Path], count: int, folder: Path) -> None:

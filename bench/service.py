@@ -28,7 +28,8 @@ class Service:
         self.folder = folder
         self._module = module
         self.root = folder / "root"
-        self.log_path = folder / "log.jsonl"
+        #: Kept after the run where the environment names a folder for it.
+        self.log_path = Path(os.environ.get("BENCH_LOG_DIR", folder)) / "log.jsonl"
         self._environment = {
             **os.environ,
             "OCR_DAEMON__SERVICE__INSTANCE": "bench",
