@@ -18,6 +18,7 @@ from daemon.engines import Refused, build_engine, page_limits, warm_up
 from daemon.faults import free_mb
 from daemon.ledger import FILE_NAME, connect, forget_root, known_root
 from daemon.roots import Root, described, filesystem_type, is_network, lives, owner_in, this_owner
+from deepseek_ocr.engine import choose
 from deepseek_ocr.errors import EngineError
 from deepseek_ocr.reader import Reader
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from daemon.config import Settings
 
+#: Beside one of these, which takes what a card has, another finds no room.
+ENGINES_OF_A_CARD = frozenset({"vllm", "transformers"})
 #: A server's clock that differs by more makes times in manifests and `keep_done_days` misleading.
 MAX_CLOCK_SKEW_S = 5.0
 
@@ -49,7 +52,8 @@ def check(settings: Settings, *, engine: bool = True) -> list[Finding]:
         findings += _folders(Root(inbox), settings)
     findings += _same_folders(settings)
     if engine:
-        findings += asyncio.run(_engine(settings))
+        in_use = _engine_in_use(settings)
+        findings += [in_use] if in_use else asyncio.run(_engine(settings))
     if settings.http.enabled:
         findings.append(Finding("warning", "http", "this version does not serve HTTP yet; [http] has no effect"))
     return findings
@@ -183,6 +187,23 @@ def _same_folders(settings: Settings) -> Iterator[Finding]:
                 other = seen.setdefault((status.st_dev, status.st_ino), str(path))
                 if other != str(path):
                     yield _wrong("folders", f"{path} and {other} are the same folder")
+
+
+def _engine_in_use(settings: Settings) -> Finding | None:
+    """What the running service says of an engine that no second one finds room beside; None to start one here."""
+    name = choose(settings.engine.backend).name
+    try:
+        last, running = status_file.read(settings.service.state_dir, time.time())
+    except OSError:  # told under its own topic
+        return None
+    engine = last["engine"] if last and running else {}
+    if name not in ENGINES_OF_A_CARD or engine.get("name") != name:
+        return None
+    return Finding(
+        "ok" if engine["ok"] else "warning", "engine",
+        f"{name} ({engine['model']}) is in use by the running service, so no second one was started; it says: "
+        f"{engine['detail']}",
+    )  # fmt: skip
 
 
 async def _engine(settings: Settings) -> list[Finding]:

@@ -6,10 +6,12 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon import status as status_file
 from daemon.check import check, forget
 from daemon.config import Settings, load
 from daemon.roots import MARKER
@@ -221,6 +223,25 @@ def test_an_engine_that_cannot_start(site: Service) -> None:
     assert result.returncode == 69
     assert f"no server answers ({url}: " in " ".join(result.stdout.split())
     assert "start it, or correct engine.openai.base_urls" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(("ok", "level"), [(True, "ok"), (False, "warning")], ids=["well", "brought back"])
+def test_an_engine_that_the_running_service_has(tmp_path: Path, ok: bool, level: str) -> None:
+    """A second one would find no room on the card: what the service says of its own counts.
+
+    Without a service it is started for real, which fails here.
+    """
+    settings = settings_for(tmp_path, engine={"backend": "vllm"})
+    engine = {"name": "vllm", "model": "a model", "ok": ok, "detail": "3 pages in flight"}
+    status = {"engine": engine, "state": "ready", "written_at": time.time()}
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / status_file.FILE_NAME).write_text(json.dumps(status), encoding="utf-8")
+    findings = check(settings)
+    assert levels(findings, "engine") == [level]
+    assert "vllm (a model) is in use by the running service" in messages(findings, level)
+    status["state"] = "stopped"
+    (tmp_path / "state" / status_file.FILE_NAME).write_text(json.dumps(status), encoding="utf-8")
+    assert levels(check(settings), "engine") == ["error"]
 
 
 def test_a_task_beyond_the_engine(tmp_path: Path) -> None:
