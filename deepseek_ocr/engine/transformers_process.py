@@ -121,6 +121,8 @@ class _DeviceFault(Exception):
 def serve(connection: Connection, parent_pid: int, model: str, device: str, batch_size: int) -> None:
     """The process: load, then read what is asked, until the other end closes or a fault of the accelerator."""
     tie_to_parent(parent_pid)
+    # Cards are counted as `nvidia-smi` does, as the vllm engine counts them, and not the fastest first.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
         reader = BatchReader(load(model, device), connection.send)
     except EngineStartError as error:
