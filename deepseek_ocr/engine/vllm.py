@@ -15,7 +15,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import itertools
-import multiprocessing
 import os
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -25,13 +24,14 @@ from deepseek_ocr.engine.model_folder import check_folder, is_version_2
 from deepseek_ocr.engine.vllm_input import EOS, ready_prompt, resolve_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
 from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE
+from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import EXEMPT, request_args
 from deepseek_ocr.prompt import CONTEXT_TOKENS, IMAGE_TOKEN, Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import tile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Container
 
     from deepseek_ocr.completion import FinishReason, PageImage
 
@@ -41,8 +41,6 @@ V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
 STREAM_INTERVAL: Final = 32
 #: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
 STOP_S: Final = 10.0
-#: A kill takes effect at once, but a driver can hold a process that uses the card for a while.
-GONE_S: Final = 60.0
 WATCH_EVERY_S: Final = 1.0
 #: What is asked before anything is promised: a small page, and a few tokens of answer.
 WARM_UP_TOKENS: Final = 4
@@ -91,22 +89,35 @@ class VllmEngine:
         self._state = "starting"
         self._set_environment()
         await self._wait_for_memory()
+        others = {process.pid for process in core_processes()}
+        # Off the loop: importing vLLM takes seconds, loading the model up to a minute.
+        building = asyncio.create_task(asyncio.to_thread(self._build))
         try:
-            # Off the loop: importing vLLM takes seconds, loading the model up to a minute.
-            self._engine = await asyncio.to_thread(self._build)
+            self._engine = await asyncio.shield(building)
+            self._processes = core_processes(others)
             self._ids = resolve_ids(self._engine.get_tokenizer(), self._vocabulary())
-            self._processes = await asyncio.to_thread(core_processes)
             # Kernels are compiled for the first page, so the watch begins after it.
             async with asyncio.timeout(WARM_UP_S):
                 await self._warm_up()
             self._state = "ready"
             self._watch = asyncio.create_task(self._watch_progress())
         except BaseException as error:
+            self._state = "given up"
+            await self._end_building(building, others)
             await self.stop()
             self._state = f"did not start: {error}"
             if isinstance(error, EngineDeadError | PageError | TimeoutError):
                 raise EngineStartError(f"vLLM does not read its warm-up page: {error}") from error
             raise
+
+    async def _end_building(self, building: asyncio.Task[Any], others: Container[int]) -> None:
+        """A thread cannot be cancelled, but vLLM's waits for its core, so it ends with that."""
+        while not building.done():
+            await asyncio.to_thread(kill_cores, core_processes(others))
+            await asyncio.wait((building,), timeout=WATCH_EVERY_S)
+        if building.exception() is None:
+            self._engine = building.result()
+        self._processes = self._processes or core_processes(others)
 
     def _set_environment(self) -> None:
         """What vLLM and CUDA read when they are first imported."""
@@ -115,7 +126,12 @@ class VllmEngine:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._card.id
         # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-        for name, value in (("VLLM_NO_USAGE_STATS", "1"), ("DO_NOT_TRACK", "1"), ("VLLM_LOGGING_LEVEL", "WARNING")):
+        wanted = {
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+        }
+        for name, value in wanted.items():
             os.environ.setdefault(name, value)
 
     async def _wait_for_memory(self) -> None:
@@ -139,6 +155,8 @@ class VllmEngine:
             from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - the same
         except ImportError as error:
             raise EngineStartError(f"vLLM cannot be loaded: {error}; {INSTALL_VLLM}") from error
+        if self._state != "starting":
+            raise EngineStartError(f"the vllm engine is {self._state}")
         arguments: dict[str, Any] = {
             "model": self._model,
             "seed": 0,
@@ -217,7 +235,6 @@ class VllmEngine:
             # A dead engine's own shutdown may raise or wait; what is left is killed below.
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(asyncio.to_thread(engine.shutdown), STOP_S)
-        # Also those of a start that was given up.
         await asyncio.to_thread(kill_cores, self._processes)
         self._processes = []
 
@@ -357,30 +374,3 @@ def _finish_reason(reason: str | None) -> FinishReason:
             return reason
         case _:
             return "error"
-
-
-def kill_cores(known: Sequence[Any] = ()) -> None:
-    """Kill vLLM's engine cores of this process and their children, and wait until they have left the card.
-
-    `known` are processes to kill beside them: a worker whose core is dead already is nobody's child any more.
-    """
-    import psutil  # noqa: PLC0415 - comes with vLLM
-
-    doomed = [*known, *core_processes()]
-    for process in doomed:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(doomed, timeout=GONE_S)
-
-
-def core_processes() -> list[Any]:
-    """The engine cores of this process with all their children."""
-    import psutil  # noqa: PLC0415 - the same
-
-    found = []
-    for child in multiprocessing.active_children():
-        if child.name.startswith("EngineCore") and child.pid:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                core = psutil.Process(child.pid)
-                found += [*core.children(recursive=True), core]
-    return found

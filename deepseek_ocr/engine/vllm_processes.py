@@ -1,0 +1,43 @@
+"""The processes of vLLM's engines: which they are, and how they are ended.
+
+vLLM tells of them nowhere; they are known by the name that it gives to its engine cores (the same in 0.25.1 and
+0.28.0).  Several engines may live in one process, so whoever starts one notes which cores were there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+#: A kill takes effect at once, but a driver can hold a process that uses the card for a while.
+GONE_S: Final = 60.0
+
+
+def kill_cores(processes: Sequence[Any]) -> None:
+    """Kill engine cores and their children, and wait until they have left the card.
+
+    A worker whose core is dead already is nobody's child any more, so they are looked for while all is well.
+    """
+    import psutil  # noqa: PLC0415 - comes with vLLM, which not every environment has
+
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=GONE_S)
+
+
+def core_processes(others: Container[int] = ()) -> list[Any]:
+    """The engine cores of this process with all their children, but for those of other engines."""
+    import psutil  # noqa: PLC0415 - the same
+
+    found = []
+    for child in multiprocessing.active_children():
+        if child.name.startswith("EngineCore") and child.pid and child.pid not in others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                core = psutil.Process(child.pid)
+                found += [*core.children(recursive=True), core]
+    return found
