@@ -130,6 +130,7 @@ class VllmEngine:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
+            "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output belongs to what a command prints
         }
         for name, value in wanted.items():
             os.environ.setdefault(name, value)
