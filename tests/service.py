@@ -30,6 +30,7 @@ log_level = "debug"
 {inboxes}
 [engine]
 backend = "{backend}"
+{engine}
 [watch]
 settle_s = {settle_s}
 settle_network_s = {settle_s}
@@ -62,7 +63,7 @@ def command(
     """Run `ocr-daemon` with these arguments to its end; without `override` file permissions hold for it."""
     return subprocess.run(
         [*(() if override else WITHOUT_OVERRIDE), sys.executable, "-m", "daemon", *arguments],
-        cwd=cwd, env=environment(PYTHONPATH=str(REPOSITORY), **variables), capture_output=True, text=True,
+        cwd=cwd, env=environment(**{"PYTHONPATH": str(REPOSITORY)} | variables), capture_output=True, text=True,
         timeout=timeout_s, check=False,
     )  # fmt: skip
 
@@ -81,7 +82,7 @@ class Service:
         self.roots: dict[str, DropRoot] = {"default": self.root}
         self.settings = {
             "grace_s": 10, "backend": "textlayer", "settle_s": 0.1, "max_settle_s": 600, "rescan_s": 0.5,
-            "min_free_mb": 0, "limits": "", "inboxes": None,
+            "min_free_mb": 0, "engine": "", "limits": "", "inboxes": None,
         } | settings  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self._ready_before = 0
@@ -119,9 +120,9 @@ class Service:
             )  # fmt: skip
         return self
 
-    def ready(self) -> Self:
+    def ready(self, timeout_s: float = START_S) -> Self:
         """Wait until it has told the service manager so."""
-        wait_until(lambda: self.is_ready or not self.alive, START_S, self.tail)
+        wait_until(lambda: self.is_ready or not self.alive, timeout_s, self.tail)
         assert self.alive, self.tail()
         return self
 

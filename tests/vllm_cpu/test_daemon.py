@@ -1,0 +1,124 @@
+"""The real command on the real vLLM with the tiny model: documents go in, the engine is killed, documents come out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.conftest import wait_until
+from tests.service import REPOSITORY, Service, command
+from tests.vllm_cpu.conftest import TIMEOUT_S, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DOCUMENTS = 16
+#: Importing vLLM and loading the model, on cores that other tests keep busy.
+START_S = 150
+#: To be up again and to have read all documents.
+READ_S = 180
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose answers end."""
+    from tests.vllm_cpu.tiny_model import build  # noqa: PLC0415 - imports torch
+
+    del model_folder  # it tells vLLM of shallow towers
+    return build(tmp_path_factory.mktemp("ends") / "DeepSeek-OCR", ends_soon=True)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A service on an empty root, without a model and not started; at the end each document lies in one folder."""
+    with Service(tmp_path, backend="vllm") as service:
+        yield service
+        service.kill_group()
+        service.root.check()
+
+
+def png(number: int) -> bytes:
+    """A scan that is like no other."""
+    file = io.BytesIO()
+    draw(600 + number, 400).save(file, "PNG")
+    return file.getvalue()
+
+
+def engine_core(service: Service) -> Any:
+    """The process in which vLLM decides what is read next, by the title that it gives itself."""
+    (core,) = [child for child in psutil.Process(service.pid).children() if "EngineCore" in " ".join(child.cmdline())]
+    return core
+
+
+@pytest.mark.timeout(TIMEOUT_S + START_S + READ_S)
+def test_no_document_is_lost_when_the_engine_is_killed(service: Service, model: Path) -> None:
+    """READY comes after a first page; a killed engine is built anew beneath open documents; SIGTERM leaves nothing."""
+    service.write_config(engine=f'model = "{model}"\nmode = "tiny"')
+    service.start().ready(START_S)
+    names = [event["event"] for event in service.events()]
+    # Random weights read nonsense, which is said and borne.
+    assert names.index("engine.misread") < names.index("engine.ready") < names.index("service.ready")
+    assert service.status["engine"]["name"] == "vllm"
+    processes = psutil.Process(service.pid).children(recursive=True)
+    core = engine_core(service)
+
+    for number in range(DOCUMENTS):
+        service.root.drop(f"scan-{number:02}.png", png(number))
+    wait_until(lambda: len(service.events("page.recognized")) >= 3, 60, service.tail)
+    core.kill()
+    wait_until(lambda: "engine" in service.status.get("pauses", {}), 15, service.tail)
+    assert "the engine died: vLLM's engine core died" in service.status["pauses"]["engine"]
+    assert not service.status["engine"]["ok"]
+    wait_until(lambda: "the engine died" in service.manager.status, 15, service.tail)
+    ended = len(service.events("job.done"))
+    assert ended < DOCUMENTS, "nothing was left to lose"
+    wait_until(lambda: sum(service.root.ended()) == DOCUMENTS, READ_S, service.tail)
+
+    assert service.root.ended() == (DOCUMENTS, 0)
+    (died,), (revived,) = service.events("engine.died"), service.events("engine.revived")
+    assert died["deaths"] == 1
+    assert revived["pages"] > 0
+    wait_until(lambda: len(service.events("job.done")) == DOCUMENTS, 15, service.tail)
+    done = service.events("job.done")
+    assert {event["status"] for event in done} <= {"done", "partial"}
+    assert {event["attempts"] for event in done} == {0}
+    wait_until(lambda: not service.status["pauses"], 15, service.tail)
+    assert "deaths so far: 1" in service.status["engine"]["detail"]
+    balance = service.audit()
+    assert balance["seen"] == DOCUMENTS == balance["done"] + balance["partial"]
+
+    processes += psutil.Process(service.pid).children(recursive=True)
+    assert service.stop() == 0
+    # One whose parent was killed belongs to the first process of the machine, which may never look at its end.
+    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_file_is_read_without_a_daemon(tmp_path: Path, model: Path) -> None:
+    """`ocr-daemon ocr` starts the engine, reads, and leaves with nothing but the result."""
+    (tmp_path / "scan.png").write_bytes(png(0))
+    (tmp_path / "config.toml").write_text(f'[engine]\nmodel = "{model}"\nmode = "tiny"\n', encoding="utf-8")
+    path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])  # with the plugin of these tests
+    arguments = ("ocr", "scan.png", "--engine", "vllm", "--config", "config.toml", "--json")
+    result = command(*arguments, cwd=tmp_path, timeout_s=START_S, PYTHONPATH=path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (told,) = json.loads(result.stdout)
+    assert told["status"] in {"done", "partial"}
+    page = json.loads((tmp_path / "scan.png.json").read_bytes())["pages"][0]
+    assert page["source"] == "vllm"
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+def test_a_model_that_is_not_there_is_named(service: Service, name: str) -> None:
+    """Exit code 69 and the sentence with the remedy, before anything is loaded."""
+    missing = service.folder / "no-model"
+    service.write_config(engine=f'model = "{missing}"')
+    result = command(name, "--config", str(service.config))
+    assert result.returncode == 69, result.stdout + result.stderr
+    sentence = f"engine.model is the folder {missing}, and there is no config.json in it; give the folder that holds"
+    assert sentence in result.stdout + result.stderr
