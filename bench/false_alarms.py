@@ -86,7 +86,7 @@ def main() -> int:
     dense = [text for text in good.values() if len(text) > MEASURED]
     print(
         f"of the good: compression at most {max(map(compression_ratio, dense)):.1f}, distinct lines at least "
-        f"{min(map(distinct_line_ratio, dense)):.2f}, distinct words at least {min(map(distinct_word_ratio, dense)):.2f}"
+        f"{min(map(distinct_line_ratio, dense)):.2f}, words {min(map(distinct_word_ratio, dense)):.2f}"
     )
     missed: list[str] = []
     delays: list[int] = []
@@ -97,7 +97,7 @@ def main() -> int:
             print(f"missed {name}: {TOO_SHORT.get(name, 'not expected')}")
             continue
         delays.append(read - loop.start)
-        print(f"noticed {name}: {loop.kind}, {delays[-1]} characters after it began, {read} of {len(text)}")
+        print(f"noticed {name}: {loop.kind}, {delays[-1]} characters into it, {read} of {len(text)}")
     print(f"{len(delays)} of {len(looping)} loops noticed, after {statistics.median(delays):.0f} characters (median)")
     absent = [name for name in (*NAMED, *DEGENERATE) if name not in looping]
     if absent:
