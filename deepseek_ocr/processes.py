@@ -168,6 +168,11 @@ def _initialize(parent_pid: int, initializer: Callable[..., object] | None, init
 def tie_to_parent(parent_pid: int) -> None:
     """End this process with its parent and leave the signals of a terminal to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(parent_pid)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """End this process with its parent, to be exact with the thread of it that started this one."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before the line above
         os._exit(1)

@@ -15,15 +15,16 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import itertools
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from deepseek_ocr.completion import Completion, EngineInfo, Health
+from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Health
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
 from deepseek_ocr.engine.vllm_input import EOS, ready_prompt, resolve_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
-from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE
+from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE, PARENT_VARIABLE
 from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import EXEMPT, request_args
@@ -79,6 +80,8 @@ class VllmEngine:
             # Beside those that are read, so many that are rendered or wait: the engine must never run dry.
             capacity=self.plan.max_num_seqs + 2 * len(os.sched_getaffinity(0)) + 8,
             mode=None if self._v2 else mode,
+            # A page takes minutes on the CPU; on a card `hang_s` notices first.
+            longest_page_s=LONGEST_PAGE_S + self.settings.hang_s if self._card else math.inf,
         )
 
     # -- start and stop
@@ -95,7 +98,6 @@ class VllmEngine:
         try:
             self._engine = await asyncio.shield(building)
             self._processes = core_processes(others)
-            self._ids = resolve_ids(self._engine.get_tokenizer(), self._vocabulary())
             # Kernels are compiled for the first page, so the watch begins after it.
             async with asyncio.timeout(WARM_UP_S):
                 await self._warm_up()
@@ -115,7 +117,7 @@ class VllmEngine:
         while not building.done():
             await asyncio.to_thread(kill_cores, core_processes(others))
             await asyncio.wait((building,), timeout=WATCH_EVERY_S)
-        if building.exception() is None:
+        if not building.cancelled() and building.exception() is None:
             self._engine = building.result()
         self._processes = self._processes or core_processes(others)
 
@@ -124,6 +126,7 @@ class VllmEngine:
         if self._card is not None:
             os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             os.environ["CUDA_VISIBLE_DEVICES"] = self._card.id
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
         # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         wanted = {
@@ -153,6 +156,7 @@ class VllmEngine:
     def _build(self) -> Any:
         try:
             from vllm import AsyncEngineArgs  # noqa: PLC0415 - seconds, and not in every environment
+            from vllm.tokenizers import cached_tokenizer_from_config  # noqa: PLC0415 - the same
             from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - the same
         except ImportError as error:
             raise EngineStartError(f"vLLM cannot be loaded: {error}; {INSTALL_VLLM}") from error
@@ -183,7 +187,13 @@ class VllmEngine:
             arguments |= {"hf_overrides": {"architectures": [ARCHITECTURE]}}
         arguments |= self.engine_arguments()
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            config = AsyncEngineArgs(**arguments).create_engine_config()
+            vocabulary = int(config.model_config.hf_config.get_text_config().vocab_size)
+            # Before the weights are loaded, which takes up to a minute.
+            self._ids = resolve_ids(cached_tokenizer_from_config(config.model_config), vocabulary)
+            return AsyncLLM.from_vllm_config(config, disable_log_stats=arguments["disable_log_stats"])
+        except EngineStartError:
+            raise
         except Exception as error:
             raise EngineStartError(self._explain(error)) from error
 
@@ -206,9 +216,6 @@ class VllmEngine:
             f'memory on the card (lower gpu_memory_utilization or set preset = "8gb" under [engine.vllm]), or a folder '
             f"that does not hold the model's weights"
         )
-
-    def _vocabulary(self) -> int:
-        return int(self._engine.model_config.hf_config.get_text_config().vocab_size)
 
     async def _warm_up(self) -> None:
         import numpy as np  # noqa: PLC0415 - not needed to describe the engine
@@ -256,14 +263,16 @@ class VllmEngine:
         last = None
         tokens = prompt_tokens = 0
         try:
-            async for output in self._generate(engine, page, options):
-                self._progress_at = time.monotonic()
-                last = output.outputs[0]
-                tokens += len(last.token_ids)
-                pieces.append(last.text)
-                prompt_tokens = len(output.prompt_token_ids or ())
-                if on_text is not None:
-                    on_text("".join(pieces))
+            # Closed also where `on_text` raises, or vLLM would go on with the page.
+            async with contextlib.aclosing(self._generate(engine, page, options)) as outputs:
+                async for output in outputs:
+                    self._progress_at = time.monotonic()
+                    last = output.outputs[0]
+                    tokens += len(last.token_ids)
+                    pieces.append(last.text)
+                    prompt_tokens = len(output.prompt_token_ids or ())
+                    if on_text is not None:
+                        on_text("".join(pieces))
         finally:
             self._in_flight -= 1
         return Completion(

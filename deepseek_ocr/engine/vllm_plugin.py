@@ -3,14 +3,23 @@
 The class has an architecture name of its own, asked for by `hf_overrides={"architectures": [ARCHITECTURE]}`, so that
 vLLM's own DeepSeek-OCR in the same environment stays what it is.  It is named by a string: importing this costs
 nothing, and nothing of vLLM's models is loaded for those who run another one.
+The call is also where an engine core is tied to the service that started it: vLLM leaves a core of its own alone on
+the card when its parent is killed.
 Left to others: the class (`vllm_model.py`).
 Residual risk: where `VLLM_PLUGINS` is set and does not name `ocr_daemon`, vLLM does not call us.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from typing import Final
 
+from deepseek_ocr.engine.vllm_processes import CORE_NAME
+from deepseek_ocr.processes import die_with_parent
+
+#: In the environment of a service: its process id, with which its engine cores end.
+PARENT_VARIABLE: Final = "OCR_DAEMON_ENGINE_PARENT"
 #: What config.json's `architectures` is overridden with.
 ARCHITECTURE: Final = "ResidentDeepseekOCR"
 _CLASS: Final = "deepseek_ocr.engine.vllm_model:ResidentDeepseekOCR"
@@ -20,5 +29,9 @@ def register() -> None:
     """Make the architecture known to vLLM in this process; doing it again changes nothing."""
     from vllm import ModelRegistry  # noqa: PLC0415 - vLLM is there when it calls us, and not before
 
+    # Whoever else starts a vLLM with this environment has children of its own.
+    is_ours = os.environ.get(PARENT_VARIABLE) == str(os.getppid())
+    if is_ours and multiprocessing.current_process().name.startswith(CORE_NAME):
+        die_with_parent(os.getppid())
     if ARCHITECTURE not in ModelRegistry.models:
         ModelRegistry.register_model(ARCHITECTURE, _CLASS)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
+#: How vLLM names the process of an engine core (v1/engine/utils.py).
+CORE_NAME: Final = "EngineCore"
 #: A kill takes effect at once, but a driver can hold a process that uses the card for a while.
 GONE_S: Final = 60.0
 
@@ -36,7 +38,7 @@ def core_processes(others: Container[int] = ()) -> list[Any]:
 
     found = []
     for child in multiprocessing.active_children():
-        if child.name.startswith("EngineCore") and child.pid and child.pid not in others:
+        if child.name.startswith(CORE_NAME) and child.pid and child.pid not in others:
             with contextlib.suppress(psutil.NoSuchProcess):
                 core = psutil.Process(child.pid)
                 found += [*core.children(recursive=True), core]

@@ -99,6 +99,18 @@ def test_no_document_is_lost_when_the_engine_is_killed(service: Service, model: 
     assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.timeout(TIMEOUT_S + START_S)
+def test_a_killed_service_leaves_no_engine_on_the_card(service: Service, model: Path) -> None:
+    """The core does not watch its parent by itself, and would hold the memory that the next start needs."""
+    service.write_config(engine=f'model = "{model}"\nmode = "tiny"')
+    service.start().ready(START_S)
+    processes = psutil.Process(service.pid).children(recursive=True)
+    assert engine_core(service) in processes
+    service.kill()
+    gone, left = psutil.wait_procs(processes, timeout=30)
+    assert not [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE], gone
+
+
 def test_a_file_is_read_without_a_daemon(tmp_path: Path, model: Path) -> None:
     """`ocr-daemon ocr` starts the engine, reads, and leaves with nothing but the result."""
     (tmp_path / "scan.png").write_bytes(png(0))
