@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Health
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
-from deepseek_ocr.engine.vllm_input import EOS, ready_prompt, resolve_ids
+from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
 from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE, PARENT_VARIABLE
 from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
@@ -309,21 +309,22 @@ class VllmEngine:
             raise PageError(f"vLLM refuses this page: {error}") from error
 
     async def _prompt(self, engine: Any, page: PageImage, options: Options) -> Any:
+        words = prompt_for(options).removeprefix(IMAGE_TOKEN)
+        ids = engine.get_tokenizer().encode(words, add_special_tokens=False)
         if self._v2:
             if page.pixels is None:
                 raise ValueError("DeepSeek-OCR-2 needs the pixels of the page")
             from PIL import Image  # noqa: PLC0415 - loaded with vLLM
 
-            data = {"image": Image.fromarray(page.pixels)}
-            # In a thread of vLLM's, unlike a raw prompt.
-            [prompt] = await engine.renderer.render_cmpl_async(
-                [{"prompt": prompt_for(options), "multi_modal_data": data}]
-            )
+            # Tokens, as not every tokenizer puts BOS first by itself.  In a thread of vLLM's, unlike a raw prompt.
+            raw = {
+                "prompt_token_ids": [self._ids[BOS], self._ids[IMAGE_TOKEN], *ids],
+                "multi_modal_data": {"image": Image.fromarray(page.pixels)},
+            }
+            [prompt] = await engine.renderer.render_cmpl_async([raw])
             return prompt
         if page.tiles is None:
             raise ValueError("the vllm engine needs the tiles of the page")
-        words = prompt_for(options).removeprefix(IMAGE_TOKEN)
-        ids = engine.get_tokenizer().encode(words, add_special_tokens=False)
         return ready_prompt(page.tiles, self._ids, ids, f"page-{next(self._numbers)}")
 
     def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:  # noqa: ARG002 - for subclasses

@@ -40,6 +40,8 @@ DECODER: Final[dict[str, Any]] = {
     "lm_head": True, "rm_head": False,
 }  # fmt: skip
 SAM_WIDTH, CLIP_WIDTH = 768, 1024
+#: Of the encoder of DeepSeek-OCR-2 (`last_conv_output` in vLLM's deepseek_ocr2.py).
+QWEN2_WIDTH = 896
 #: Length of the row of EOS in the last matrix for answers that end.  The greatest of the other 129 000 logits, whose
 #: deviation is 1, is about 4.6, so one of 2.5 is above them at one step of thirty.
 SOON: Final = 2.5
@@ -54,6 +56,16 @@ def build(folder: Path, *, seed: int = 0, ends_soon: bool = False) -> Path:
     if ends_soon:
         weights["lm_head.weight"][SPECIAL[EOS]] *= SOON
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def build_version_2(folder: Path) -> Path:
+    """The same of DeepSeek-OCR-2, as published for vLLM, without weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _config() | {"architectures": ["DeepseekOCR2ForCausalLM"]}
+    config["projector_config"] = config["projector_config"] | {"input_dim": QWEN2_WIDTH}
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    _write_tokenizer(folder)
     return folder
 
 
