@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from bench.service import service
@@ -85,7 +86,7 @@ def serial(documents: Path, count: int, folder: Path) -> float:
             source_name=job.path, source_type=info.kind, engine=engine["name"], model=engine["model"], task="document",
             page_count=1,
         )  # fmt: skip
-        summary = write_document(staging, job.name, head, checkpointed_pages(work, sha256, 1))
+        summary = write_document(staging, job.name, head, partial(checkpointed_pages, work, sha256, 1))
         outputs = [f"{job.name}.json", f"{job.name}.md"]
         accounted = account(
             job, summary=summary, engine=engine, sha256=sha256, source_type=info.kind, outputs=outputs,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from daemon.config import Settings
-    from deepseek_ocr.prompt import Options, Task
+    from deepseek_ocr.prompt import Options
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ async def _read_and_write(
         except ExceptionGroup as group:
             raise _deciding(group) from group
         with _writing():
-            summary = _write(reader, pages_folder, path, info.kind, info.page_count, options.task)
+            summary = _write(reader, pages_folder, path, info.kind, info.page_count, options)
             for target in _targets(path, folder):
                 (pages_folder / target.name).replace(target)
     return summary
@@ -139,13 +139,13 @@ def _deciding(group: ExceptionGroup[Exception]) -> Exception:
     return min(group.exceptions, key=weight)
 
 
-def _write(reader: Reader, folder: Path, path: Path, kind: str, page_count: int, task: Task) -> Summary:
+def _write(reader: Reader, folder: Path, path: Path, kind: str, page_count: int, options: Options) -> Summary:
     info = reader.engine.info
     head = DocumentHead(
-        source_name=display(path.name), source_type=kind, engine=info.name, model=info.model, task=task,
-        page_count=page_count,
+        source_name=display(path.name), source_type=kind, engine=info.name, model=info.model,
+        mode=info.mode and (options.mode or info.mode), task=options.task, page_count=page_count,
     )  # fmt: skip
-    return write_document(folder, path.name, head, checkpointed_pages(folder, "", page_count))
+    return write_document(folder, path.name, head, lambda: checkpointed_pages(folder, "", page_count))
 
 
 def report(result: Result) -> list[str]:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from daemon.durable import move_over, sync_folder, to_json, write_file
 from daemon.names import MANIFEST_SUFFIX
-from deepseek_ocr.document import DocumentHead, Page
+from deepseek_ocr.document import DocumentHead, DocumentTail, Page
+from deepseek_ocr.headings import levelled, survey
 from deepseek_ocr.markdown import page_markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from daemon.job import Job
     from deepseek_ocr.errors import DocumentError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MANIFEST_VERSION = 1
 #: Problem pages listed in a manifest; a hopeless document of thousands of pages need not repeat itself.
 MAX_LISTED_PROBLEMS = 100
+#: The folder of a document's pictures is called as it is, with this behind.
+IMAGES_SUFFIX = ".images"
 
 
 @dataclass(slots=True)
@@ -91,24 +94,31 @@ def checkpointed_pages(folder: Path, key: str, page_count: int) -> Iterator[Page
         yield page
 
 
-def write_document(folder: Path, name: str, head: DocumentHead, pages: Iterable[Page]) -> Summary:
-    """Write and sync `<name>.md` and `<name>.json`, page by page."""
+def write_document(
+    folder: Path, name: str, head: DocumentHead, pages: Callable[[], Iterable[Page]], tail: DocumentTail | None = None
+) -> Summary:
+    """Write and sync `<name>.md` and `<name>.json`, page by page.
+
+    `pages` is called twice: the levels of headings are known when all of them have been seen.
+    """
+    outline = survey(pages())
     summary = Summary()
     with (
         (folder / f"{name}.md").open("w", encoding="utf-8") as markdown,
         (folder / f"{name}.json").open("w", encoding="utf-8") as docjson,
     ):
         docjson.write(head.model_dump_json()[:-1] + ',"pages":[\n')
-        for page in pages:
+        for page in pages():
+            levelled_page = levelled(page, outline)
             markdown.write("\n" if summary.pages else "")
-            markdown.write(page_markdown(page))
+            markdown.write(page_markdown(levelled_page, images=name + IMAGES_SUFFIX))
             docjson.write(",\n" if summary.pages else "")
-            docjson.write(page.model_dump_json())
+            docjson.write(levelled_page.model_dump_json())
             summary.pages += 1
             summary.page_seconds += page.seconds
             if page.problem:
                 summary.problems.append((page.page_number, page.problem))
-        docjson.write("\n]}\n")
+        docjson.write("\n]," + (tail or DocumentTail()).model_dump_json()[1:] + "\n")
         for file in (markdown, docjson):
             file.flush()
             os.fsync(file.fileno())

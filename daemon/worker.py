@@ -327,13 +327,13 @@ class Worker:
         name = Path(job.name).name
         head = DocumentHead(
             source_name=Path(display(job.path)).name, source_type=info.kind, engine=self.engine["name"],
-            model=self.engine["model"], task=share.settings.task, page_count=info.page_count,
+            model=self.engine["model"], mode=self.engine["mode"], task=share.settings.task, page_count=info.page_count,
         )  # fmt: skip
 
         def write() -> Summary:
             staging = share.folders.open_staging(job)
-            pages = checkpointed_pages(share.folders.job_folder(job), key, info.page_count)
-            return write_document(staging, name, head, pages)
+            folder = share.folders.job_folder(job)
+            return write_document(staging, name, head, lambda: checkpointed_pages(folder, key, info.page_count))
 
         summary = await share.threads.run(write)
         return [f"{name}.json", f"{name}.md"], summary

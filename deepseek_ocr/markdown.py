@@ -1,20 +1,23 @@
 """Blocks of pages -> Markdown.  Pure.
 
-Recognized text is data, not markup: what would start a heading, a list or HTML by accident is escaped, so that a
-line "# 5" on paper stays a line.  Lists are kept, as readers expect them.
+What an engine reads letter by letter is data, not markup: what would start a heading, a list or HTML by accident is
+escaped, so that a line "# 5" on paper stays a line.  Lists are kept, as readers expect them.  What a model writes is
+Markdown already (`Block.markup`) and is tidied only (`markup.py`).  In neither is HTML left but that of tables whose
+cells span others, and our own marks.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from deepseek_ocr.headings import DEFAULT_LEVEL, TITLE_LEVEL, is_title
+from deepseek_ocr.markup import cell_text, formula_markdown, line_markdown, text_markdown
+from deepseek_ocr.tables import parse_table, to_html, to_pipes
 
 if TYPE_CHECKING:
     from deepseek_ocr.document import Block, Page
-
-#: Heading levels by the engine's word.
-LEVELS = {"title": 1}
-_DEFAULT_LEVEL = 2
 
 #: Bullets on paper -> a list item.
 _BULLET = re.compile(r"^\s*[•◦▪‣·●○■□–—-]\s+")  # noqa: RUF001 - the dashes are what stands on paper
@@ -27,13 +30,17 @@ _LINE_START = re.compile(
 _INLINE = re.compile(r"([\\`*_\[\]<~]|&(?=#?\w+;))")
 #: A heading may end with such, which would not be shown.
 _CLOSING = re.compile(r"(?<!\S)(#+)$")
+_BRACKET = re.compile(r"\\.|[\[\]]")
 
 
-def page_markdown(page: Page) -> str:
-    """One page with its mark; ends with a line feed."""
+def page_markdown(page: Page, images: str = "") -> str:
+    """One page with its mark; ends with a line feed.  `images` is the folder of the pictures that blocks name."""
+    texts = {block.id: block for block in page.blocks}
     parts = [page_mark(page)]
-    parts += [text for text in map(block_markdown, page.blocks) if text]
-    return "\n\n".join(parts) + "\n"
+    for block in page.blocks:
+        captions = [_line(texts[caption]) for caption in block.captions if caption in texts]
+        parts.append(block_markdown(block, images=images, title=" ".join(captions)))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def page_mark(page: Page) -> str:
@@ -43,14 +50,73 @@ def page_mark(page: Page) -> str:
     return f"<!-- page {page.page_number}: {note} -->" if note else f"<!-- page {page.page_number} -->"
 
 
-def block_markdown(block: Block) -> str:
-    """One block, without a line feed at its end."""
-    text = block.text.strip()
-    if not text:
-        return ""
-    if block.category == "heading":
-        level = LEVELS.get(block.label, _DEFAULT_LEVEL)
-        return "#" * level + " " + _CLOSING.sub(r"\\\1", _INLINE.sub(r"\\\1", " ".join(text.split())))
+def block_markdown(block: Block, *, images: str = "", title: str = "") -> str:
+    """One block, without a line feed at its end; `title` is what a picture is called."""
+    match block.category:
+        case "heading":
+            return _heading(block)
+        case "caption":
+            return _caption(block)
+        case "table":
+            return _table(block.text, markup=block.markup)
+        case "figure" | "chart":
+            return _figure(block, images, title)
+        case "formula" if block.markup:
+            return formula_markdown(block.text)
+        case _:
+            return _text(block.text, markup=block.markup)
+
+
+def _text(text: str, *, markup: bool) -> str:
+    if markup:
+        return text_markdown(text)
     # Without its indentation, which would make it code after an empty line.
-    lines = [_BULLET.sub("- ", line).strip() for line in text.splitlines()]
+    lines = [_BULLET.sub("- ", line).strip() for line in text.strip().splitlines()]
     return _LINE_START.sub(r"\1\\\2", _INLINE.sub(r"\\\1", "\n".join(lines)))
+
+
+def _line(block: Block) -> str:
+    """The text of a block on one line."""
+    if block.markup:
+        return line_markdown(block.text)
+    return _INLINE.sub(r"\\\1", " ".join(block.text.split()))
+
+
+def _heading(block: Block) -> str:
+    line = _CLOSING.sub(r"\\\1", _line(block))
+    level = block.level or (TITLE_LEVEL if is_title(block) else DEFAULT_LEVEL)
+    return f"{'#' * level} {line}" if line else ""
+
+
+def _caption(block: Block) -> str:
+    line = _line(block)
+    # With a star in it, or a backslash before the last one, it would not be what is between the two.
+    is_plain = bool(line) and "*" not in line and not line.endswith("\\")
+    return f"*{line}*" if is_plain else _text(line, markup=True)
+
+
+def _table(text: str, *, markup: bool) -> str:
+    """A pipe table where that can hold it, else HTML; a text where there is no table in it."""
+    if "<table" not in text.lower():
+        return _text(text, markup=markup)
+    table = parse_table(text)
+    if not table.rows:
+        return ""
+    if not table.is_simple:
+        return to_html(table, cell_text if markup else str)
+    return to_pipes(
+        [line_markdown(cell.text) if markup else _INLINE.sub(r"\\\1", cell.text) for cell in row] for row in table.rows
+    )
+
+
+def _figure(block: Block, images: str, title: str) -> str:
+    """The picture, or a mark where there is none, what was read in it, and what a second look found."""
+    if images and block.image:
+        alt = _BRACKET.sub(lambda found: found[0] if found[0][0] == "\\" else f"\\{found[0]}", title)
+        # A file's name may hold bytes that are no UTF-8.
+        picture = f"![{alt}]({quote(f'{images}/{block.image}', errors='surrogateescape')})"
+    else:
+        picture = f"<!-- {block.category} {block.id} -->"
+    parts = [picture, _text(block.text, markup=block.markup)]
+    parts += [_table(text, markup=True) for text in (block.description, block.data) if text]
+    return "\n\n".join(part for part in parts if part)

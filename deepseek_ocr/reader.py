@@ -13,8 +13,9 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from deepseek_ocr.completion import Completion, Region
-from deepseek_ocr.document import CATEGORIES, Block, Page
+from deepseek_ocr.blocks import blocks_of
+from deepseek_ocr.completion import Completion
+from deepseek_ocr.document import Flag, Page, Provenance
 from deepseek_ocr.errors import Corrupt, EngineStartError, PageError, WorkerDied, WorkerTimeout
 from deepseek_ocr.pages import Limits, initialize_worker, inspect, load_page
 from deepseek_ocr.processes import ProcessPool
@@ -24,7 +25,7 @@ from deepseek_ocr.quality import mean_confidence, problem_with
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from deepseek_ocr.completion import Engine, Needs, PageImage
+    from deepseek_ocr.completion import Engine, EngineInfo, Needs, PageImage
     from deepseek_ocr.pages import DocumentInfo
     from deepseek_ocr.prompt import Mode
 
@@ -133,17 +134,19 @@ class Reader:
                 await self._probe(path)
             if info.needs == "nothing":  # there is nothing less to ask for
                 return _unreadable(page_index, str(error))
-            return await self._without_picture(path, page_index, str(error))
+            return await self._without_picture(path, page_index, options, str(error))
         if image.ink == 0 and not image.text_layer and not image.damage:
-            return page_from(image, Completion("", "stop", 0.0), source=info.name, blank=True)
+            return page_from(
+                image, Completion("", "stop", 0.0), source=info.name, blank=True, options=options, info=info
+            )
         try:
             completion = await self._recognize(image, options, on_text)
         except PageError as error:
-            return _from_text_layer(image, str(error))
+            return _from_text_layer(image, str(error), options, info)
         problem = problem_with(image, completion)
         if problem and not completion.text.strip() and image.text_layer:
-            return _from_text_layer(image, problem)
-        return page_from(image, completion, source=info.name, problem=problem)
+            return _from_text_layer(image, problem, options, info)
+        return page_from(image, completion, source=info.name, problem=problem, options=options, info=info)
 
     async def _load(self, path: Path, page_index: int, needs: Needs, mode: Mode | None) -> PageImage:
         return await _twice(
@@ -158,7 +161,7 @@ class Reader:
             return Completion("", "stop", 0.0)  # what a model reads where nothing can be seen is made up
         return await _twice(lambda _: self.engine.recognize(image, options, on_text))
 
-    async def _without_picture(self, path: Path, page_index: int, problem: str) -> Page:
+    async def _without_picture(self, path: Path, page_index: int, options: Options, problem: str) -> Page:
         """The page cannot be rendered: its text layer may still be readable, in a process of its own again."""
         try:
             image = await self._pool.run_within(
@@ -166,7 +169,7 @@ class Reader:
             )
         except PageError:
             return _unreadable(page_index, problem)
-        return _from_text_layer(image, problem)
+        return _from_text_layer(image, problem, options, self.engine.info)
 
 
 def read_ends(path: Path) -> int:
@@ -224,58 +227,49 @@ def _unreadable(page_index: int, problem: str) -> Page:
     )
 
 
-def _from_text_layer(image: PageImage, problem: str) -> Page:
+def _from_text_layer(image: PageImage, problem: str, options: Options, info: EngineInfo) -> Page:
     """What the file itself says, where nothing better can be had; marked as such."""
     regions = image.text_layer
     note = f"{problem}; the text is the file's own" if regions else problem
     completion = Completion("\n\n".join(region.text for region in regions), "stop", 0.0, regions)
-    return page_from(image, completion, source="textlayer" if regions else "none", problem=note)
+    source = "textlayer" if regions else "none"
+    page = page_from(image, completion, source=source, problem=note, options=options, info=info)
+    blocks = tuple(block.model_copy(update={"flags": (*block.flags, Flag.FALLBACK)}) for block in page.blocks)
+    return page.model_copy(update={"blocks": blocks})
 
 
 def page_from(
-    image: PageImage, completion: Completion, *, source: str, problem: str | None = None, blank: bool = False
-) -> Page:
-    """What is known of a page, in the document model; a damaged one is never without a problem."""
-    number = image.page_index + 1
-    problem = problem or image.damage or None
-    regions = completion.regions
-    if not regions and completion.text.strip():  # an engine that gives text only
-        regions = (Region("text", completion.text, (0.0, 0.0, 1.0, 1.0)),)
+    image: PageImage, completion: Completion, *, source: str, problem: str | None = None, blank: bool = False,
+    options: Options = EVERYTHING, info: EngineInfo | None = None,
+) -> Page:  # fmt: skip
+    """What is known of a page, in the document model; a damaged one is never without a problem.
+
+    `info` is of the engine that was asked, whoever the text comes from.
+    """
+    blocks, oddities = blocks_of(image, completion, options.task)
+    confidence = mean_confidence(completion)
     return Page(
-        page_number=number,
+        page_number=image.page_index + 1,
         width=image.width,
         height=image.height,
         unit=image.unit,
-        blocks=tuple(_block(image, number, index, region) for index, region in enumerate(regions, 1)),
+        blocks=blocks,
         blank=blank,
-        problem=problem,
+        problem=problem or image.damage or None,
         source=source,
-        confidence=_rounded(mean_confidence(completion)),
+        confidence=None if confidence is None else round(confidence, 4),
         seconds=round(completion.seconds, 3),
+        provenance=info and _provenance(completion, options, info),
+        oddities=oddities,
     )
 
 
-def _block(image: PageImage, page_number: int, index: int, region: Region) -> Block:
-    left, top, right, bottom = region.box
-    return Block(
-        id=f"p{page_number}b{index}",
-        category=CATEGORIES.get(region.label, "text"),
-        label=region.label,
-        text=_storable(region.text),
-        box=(
-            round(left * image.width, 2),
-            round(top * image.height, 2),
-            round(right * image.width, 2),
-            round(bottom * image.height, 2),
-        ),
-        confidence=_rounded(region.confidence),
+def _provenance(completion: Completion, options: Options, info: EngineInfo) -> Provenance:
+    return Provenance(
+        engine=info.name,
+        model=info.model,
+        mode=info.mode and (options.mode or info.mode),
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
     )
-
-
-def _storable(text: str) -> str:
-    """Without what neither JSON nor a text file can hold: broken fonts map letters to lone surrogates and NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of our own."""
     group = parser.getgroup("ocr-daemon")
     group.addoption("--rounds", type=int, default=25, metavar="N", help="rounds of the crash test (default: 25)")
+    group.addoption("--update-golden", action="store_true", help="write what is compared byte by byte anew; look at it")
     group.addoption(
         "--all-samples", action="store_true", help="read every sample with the cpu engine (default: a choice of them)"
     )

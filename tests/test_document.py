@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from deepseek_ocr.document import CATEGORIES, FORMAT, VERSION, Block, Category, Document, DocumentHead, Page
+from deepseek_ocr.document import (
+    CATEGORIES,
+    FORMAT,
+    VERSION,
+    Block,
+    Category,
+    Document,
+    DocumentHead,
+    Page,
+    category_of,
+    schema,
+    schema_json,
+)
+
+ROOT = Path(__file__).parent.parent
 
 BLOCK: dict[str, Any] = {
     "id": "p1b1", "category": "text", "label": "text", "text": "Zeile \u2028 日本", "box": (0, 0, 10, 5.25),
@@ -29,7 +44,7 @@ def test_a_document_comes_back_from_its_json() -> None:
     written = document.model_dump_json()
     assert Document.model_validate_json(written) == document
     content = json.loads(written)
-    assert (content["format"], content["version"]) == (FORMAT, VERSION) == ("ocr-daemon/docjson", "0.1")
+    assert (content["format"], content["version"]) == (FORMAT, VERSION) == ("ocr-daemon/docjson", "1.0")
 
 
 #: Name -> model, its content, and what is changed in it.
@@ -37,6 +52,10 @@ REFUSED: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
     "page number zero": (Page, PAGE, {"page_number": 0}),
     "no width": (Page, PAGE, {"width": 0}),
     "another unit": (Page, PAGE, {"unit": "mm"}),
+    "an old version": (DocumentHead, HEAD, {"version": "0.1"}),
+    "another flag": (Block, BLOCK, {"flags": ["wrong"]}),
+    "a level too deep": (Block, BLOCK, {"level": 7}),
+    "off the page": (Block, BLOCK, {"relative_box": (0, 0, 1, 1.01)}),
     "unknown key": (Page, PAGE, {"rotation": 90}),
     "confidence over one": (Block, BLOCK, {"confidence": 1.1}),
     "another category": (Block, BLOCK, {"category": "title"}),
@@ -66,8 +85,38 @@ def test_a_page_without_extras_has_good_defaults() -> None:
     assert (page.blank, page.problem, page.confidence) == (False, None, None)
 
 
-def test_a_document_has_a_schema() -> None:
-    """Programs can validate what they read; every field of a page that needs words has them."""
-    schema = Document.model_json_schema()
-    fields = schema["$defs"]["Page"]["properties"]
-    assert {name for name, field in fields.items() if "description" not in field} <= {"page_number"}
+#: The model's own word -> category, all of them seen.
+LABELS = {
+    "title": "heading", "sub_title": "heading", "equation": "formula", "equation group": "formula",
+    "equation 1": "formula", "table_body": "table", "table C1": "table", "image": "figure", "chart": "chart",
+    "figure_title": "caption", "table_footnote": "caption", "text_caption": "caption", "Image_Caption": "caption",
+    "text_begin": "text", "text of text": "text", "page_number": "text", "header": "text", "": "text",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("label", "category"), LABELS.items(), ids=LABELS)
+def test_labels_nobody_listed_find_a_category(label: str, category: str) -> None:
+    """The vocabulary is open: what resembles a known word is that, all else is text."""
+    assert category_of(label) == category
+
+
+def test_the_schema_is_the_one_that_is_shipped(request: pytest.FixtureRequest) -> None:
+    """Programs can validate what they read; after a change: pytest tests/test_document.py --update-golden."""
+    path = ROOT / "deepseek_ocr" / "docjson.schema.json"
+    if request.config.getoption("--update-golden"):
+        path.write_text(schema_json(), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == schema_json()
+
+
+#: Names that say all there is to say.
+PLAIN = {"format", "version", "category", "pages", "page_number", "engine", "model", "task", "text", "kind", "flags",
+         "source_name", "source_type", "page_count", "seconds", "prompt_tokens", "completion_tokens", "before", "after",
+         "summary", "keywords", "confidence"}  # fmt: skip
+
+
+def test_every_field_has_its_words() -> None:
+    """Every field of the schema whose name does not say it all is described."""
+    content = schema()
+    models = [content, *content["$defs"].values()]
+    fields = {name: field for model in models for name, field in model.get("properties", {}).items()}
+    assert {name for name, field in fields.items() if "description" not in field} <= PLAIN

@@ -125,7 +125,7 @@ def test_a_page() -> None:
         "\n"
         "- a crate of oranges\n- 2 \\* 3 barrels\n"
         "\n"
-        "Fig. 1: \\<the pier>\n"
+        "*Fig. 1: \\<the pier>*\n"
     )
 
 

@@ -134,7 +134,7 @@ def test_a_checkpoint_is_not_synced(tmp_path: Path) -> None:
 def test_a_document_is_written_whole(tmp_path: Path) -> None:
     """The JSON is a valid Document with every page, the Markdown has every mark, and the summary adds up."""
     pages = [fake_page(1, "one"), fake_page(2, "", problem="nothing"), fake_page(3, "three <b> 日本")]
-    summary = write_document(tmp_path, "x.pdf", head(3), pages)
+    summary = write_document(tmp_path, "x.pdf", head(3), lambda: pages)
     document = Document.model_validate_json((tmp_path / "x.pdf.json").read_bytes())
     assert document.pages == tuple(pages)
     assert document.page_count == 3
@@ -147,7 +147,7 @@ def test_a_document_is_written_whole(tmp_path: Path) -> None:
 
 def test_a_document_is_on_the_disk(tmp_path: Path) -> None:
     """Both files are synced before they are published."""
-    assert changes(lambda: write_document(tmp_path, "x", head(1), [fake_page(1, "one")])).count("fsync") == 2
+    assert changes(lambda: write_document(tmp_path, "x", head(1), lambda: [fake_page(1, "one")])).count("fsync") == 2
 
 
 def test_a_document_of_any_length_costs_the_memory_of_a_page(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_document_of_any_length_costs_the_memory_of_a_page(tmp_path: Path) -> 
     def peak(count: int) -> int:
         tracemalloc.start()
         try:
-            write_document(tmp_path, "x", head(count), pages(count))
+            write_document(tmp_path, "x", head(count), lambda: pages(count))
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -171,7 +171,7 @@ def test_a_document_of_any_length_costs_the_memory_of_a_page(tmp_path: Path) -> 
 def test_names_that_are_no_utf8_are_written(tmp_path: Path) -> None:
     """The outputs carry the source's own bytes in their names."""
     name = os.fsdecode(b"\xff.pdf")
-    write_document(tmp_path, name, head(1), [fake_page(1, "one")])
+    write_document(tmp_path, name, head(1), lambda: [fake_page(1, "one")])
     write_manifest(tmp_path, name, {"name": display(name)})
     assert sorted(os.fsencode(path.name) for path in tmp_path.iterdir()) == [
         b"\xff.pdf.json", b"\xff.pdf.manifest.json", b"\xff.pdf.md",

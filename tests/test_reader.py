@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -16,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from deepseek_ocr.completion import Completion, PageImage, Region
-from deepseek_ocr.document import Page
+from deepseek_ocr.document import Flag, Page, Provenance
 from deepseek_ocr.engine.textlayer import TextLayerEngine
 from deepseek_ocr.errors import (
     Corrupt,
@@ -30,6 +31,7 @@ from deepseek_ocr.errors import (
 )
 from deepseek_ocr.pages import Limits
 from deepseek_ocr.processes import ProcessPool
+from deepseek_ocr.prompt import Mode, Options, Task
 from deepseek_ocr.reader import PROBE_BYTES, Reader, page_from, read, read_ends
 from tests.documents import bars, encoded, jpeg, paper, text_pdf
 from tests.fakes import FakeEngine, completion
@@ -383,11 +385,36 @@ def test_a_damaged_page_is_never_without_a_problem() -> None:
     assert page_from(image(damage="d"), completion("x"), source="fake", problem="worse").problem == "worse"
 
 
-def test_text_without_places_is_one_block() -> None:
-    """An engine that gives text only loses none of it: the block is the whole page."""
-    page = page_from(image(), Completion("words", "stop", 0.1), source="fake")
-    assert [(block.text, block.box) for block in page.blocks] == [("words", (0, 0, 100, 200))]
+@pytest.mark.parametrize("task", [Task.DOCUMENT, Task.FREE, Task.FIGURE, Task.DESCRIBE])
+def test_text_without_places_is_one_block(task: Task) -> None:
+    """An engine that gives text only loses none of it: it is Markdown, and nobody knows where it stands."""
+    page = page_from(image(), Completion("some *words*", "stop", 0.1), source="fake", options=Options(task))
+    assert [(block.text, block.box, block.markup, block.flags) for block in page.blocks] == [
+        ("some *words*", None, True, (Flag.NO_BOX,))
+    ]
     assert page_from(image(), Completion(" ", "stop", 0.1), source="fake").blocks == ()
+
+
+def test_the_models_tags_become_blocks() -> None:
+    """A raw text of the model gives blocks in page units, and says what was odd in it."""
+    raw = "<|ref|>title<|/ref|><|det|>[[0, 0, 999, 1998]]<|/det|>\n# Log\n\n<|ref|>text<|/ref|>words"
+    page = page_from(image(), Completion(raw, "stop", 0.1), source="fake")
+    assert [(block.category, block.text, block.box, block.flags) for block in page.blocks] == [
+        ("heading", "Log", (0, 0, 100, 200), (Flag.CLAMPED,)), ("text", "words", None, (Flag.NO_BOX, Flag.RECOVERED)),
+    ]  # fmt: skip
+    assert page.blocks[0].raw_boxes == ((0, 0, 999, 1998),)
+    assert [oddity.kind for oddity in page.oddities] == ["det_missing"]
+
+
+def test_a_page_says_how_it_was_read() -> None:
+    """Engine, model, mode asked for, tokens and the end of the answer are kept with the page."""
+    info = replace(FakeEngine().info, mode=Mode.GUNDAM)
+    answer = Completion("words", "length", 0.1, prompt_tokens=903, completion_tokens=7)
+    page = page_from(image(), answer, source="fake", options=Options(mode=Mode.TINY), info=info)
+    assert page.provenance == Provenance(
+        engine=info.name, model=info.model, mode="tiny", finish_reason="length", prompt_tokens=903, completion_tokens=7
+    )
+    assert page_from(image(), answer, source="fake").provenance is None
 
 
 def test_letters_that_no_file_can_hold_are_replaced() -> None:
