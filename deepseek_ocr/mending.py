@@ -23,7 +23,7 @@ _INLINE_TAG = re.compile(
     r"</?(center|div|span|p|u|font|small|big)(?:\s[^<>]*)?>|<(br|hr)\s*/?>|<(/?)(b|strong|i|em)>", re.IGNORECASE
 )
 #: What is left of a table whose beginning or end is missing.
-_TABLE_TAG = re.compile(r"</?(?:table|thead|tbody|tr|td|th)(?:\s[^<>]*)?>", re.IGNORECASE)
+_TABLE_TAG = re.compile(r"(?:</?(?:table|thead|tbody|tr|td|th)(?:\s[^<>]*)?>)+", re.IGNORECASE)
 _RAISED = re.compile(r"<(sup|sub)>([^<>]*)</\1>", re.IGNORECASE)
 _LONE_RAISED = re.compile(r"</?(?:sup|sub)>", re.IGNORECASE)
 _PLAIN, _SUPER, _SUB = "0123456789+-=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿ", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙ"
