@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -120,18 +119,24 @@ def test_a_killed_service_leaves_no_engine_on_the_card(service: Service, model: 
     assert not left_of(processes)
 
 
-def test_a_file_is_read_without_a_daemon(tmp_path: Path, model: Path) -> None:
-    """`ocr-daemon ocr` starts the engine, reads, and leaves with nothing but the result."""
+def test_a_folder_without_weights_is_named(tmp_path: Path, model: Path) -> None:
+    """It is found out in vLLM's core: exit code 69, where the cause stands and what it may be, and no result.
+
+    vLLM logged to standard output, where programs look for JSON.
+    """
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model.glob("*.json"):
+        (folder / path.name).symlink_to(path)
     (tmp_path / "scan.png").write_bytes(png(0))
-    (tmp_path / "config.toml").write_text(f'[engine]\nmodel = "{model}"\nmode = "tiny"\n', encoding="utf-8")
-    path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])  # with the plugin of these tests
+    (tmp_path / "config.toml").write_text(f'[engine]\nmodel = "{folder}"\n', encoding="utf-8")
+    python_path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])  # with the plugin of these tests
     arguments = ("ocr", "scan.png", "--engine", "vllm", "--config", "config.toml", "--json")
-    result = command(*arguments, cwd=tmp_path, timeout_s=START_S, PYTHONPATH=path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    (told,) = json.loads(result.stdout)
-    assert told["status"] in {"done", "partial"}
-    page = json.loads((tmp_path / "scan.png.json").read_bytes())["pages"][0]
-    assert page["source"] == "vllm"
+    result = command(*arguments, cwd=tmp_path, timeout_s=START_S, PYTHONPATH=python_path)
+    assert (result.returncode, result.stdout) == (69, "")
+    assert "Cannot find any model weights" in result.stderr
+    assert "Error: vLLM did not start with " in result.stderr
+    assert result.stderr.endswith("or a folder that does not hold the model's weights\n")
 
 
 @pytest.mark.parametrize("name", ["run", "check"])
