@@ -50,7 +50,7 @@ test: venv
 
 # Each process of vLLM imports torch: without the bytecode that costs 10 s of processor time more.
 test-vllm: $(VLLM_STAMP)
-	env -u PYTHONDONTWRITEBYTECODE $(VLLM_BIN)/python -m pytest tests/vllm_cpu
+	env -u PYTHONDONTWRITEBYTECODE $(VLLM_BIN)/python -m pytest tests/vllm_cpu --durations=12
 
 test-crash: venv
 	$(BIN)/python -m pytest tests/test_crash.py --rounds 100 -rP
