@@ -187,8 +187,15 @@ class Ledger:
         )
 
     async def given_back(self, job_id: str, now: float) -> None:
-        """The file of a job went back to the inbox: the document counts as its new job."""
-        await self._ask(lambda connection: mark_retried(connection, job_id, now))
+        """The file of an open job went back to the inbox: the document counts as its new job.
+
+        One that has ended stays what it is: the service may have been killed while it removed the job's folder.
+        """
+        await self._ask(
+            lambda connection: connection.execute(
+                "UPDATE jobs SET retried_at = ? WHERE job_id = ? AND status = 'open'", (now, job_id)
+            )
+        )
 
     async def totals(self) -> dict[str, dict[str, int]]:
         """Documents by root and status, over all time; counted anew only after a change."""

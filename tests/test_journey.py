@@ -451,6 +451,24 @@ async def test_after_a_kill_open_documents_run_alone(root: DropRoot, tmp_path: P
     assert rows(tmp_path)["a.pdf"].status == "done"
 
 
+async def test_a_kill_while_a_finished_job_is_cleared_costs_no_account(root: DropRoot, tmp_path: Path) -> None:
+    """A folder without job.json can be what is left of a finished job, not only of one whose file was damaged.
+
+    Found by the crash test: the document lay in done/, and the ledger no longer counted it.
+    """
+    async with Journey(tmp_path, root):
+        root.drop("x.pdf", fake_document())
+        await eventually(lambda: root.ended() == (1, 0))
+        await eventually(lambda: not any(root.work.iterdir()))
+    (before,) = rows(tmp_path).values()
+    (root.work / before.job_id).mkdir()
+    async with Journey(tmp_path, root):
+        await eventually(lambda: not any(root.work.iterdir()))
+    (after,) = rows(tmp_path).values()
+    assert after == before
+    assert (after.status, after.retried_at) == ("done", None)
+
+
 async def test_a_file_that_kills_the_service_ends_in_failed(root: DropRoot, tmp_path: Path) -> None:
     """Each solo run that dies without a new page counts; its neighbour does not pay for it."""
     for start in range(3):

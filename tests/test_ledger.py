@@ -118,6 +118,17 @@ async def test_totals_count_a_retried_document_once(tmp_path: Path) -> None:
         assert await ledger.totals() == {ROOT: {"open": 1, "done": 1, "failed": 1}, "root-2": {"done": 1}}
 
 
+async def test_only_an_open_job_is_given_back(tmp_path: Path) -> None:
+    """What has ended stays accounted for, though the folder of its job looks abandoned."""
+    async with Ledger(tmp_path) as ledger:
+        await ledger.opened(job(1), ROOT)
+        await ledger.closed(job(2), ROOT, account("done"))
+        for number in (1, 2):
+            await ledger.given_back(f"job-{number:04}", 60.0)
+        assert rows(tmp_path, "job_id, retried_at") == [("job-0001", 60.0), ("job-0002", None)]
+        assert await ledger.totals() == {ROOT: {"done": 1}}
+
+
 async def test_names_are_bytes(tmp_path: Path) -> None:
     """Any name a Unix disk can hold comes back as it was."""
     name = os.fsdecode(b"caf\xe9/\xff.pdf")
