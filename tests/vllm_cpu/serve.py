@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -36,6 +37,8 @@ TINY_FLAGS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"
 START_S = 150
 #: A page that takes a while, so that it can be broken off.
 LONG = Options(max_tokens=1500)
+#: Between two questions for what the server works on.
+ASK_EVERY_S = 0.25
 
 
 class VllmServe:
@@ -89,6 +92,12 @@ class VllmServe:
         text = httpx2.get(f"{self.url}/metrics").text
         lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
         return float(lines[0].split()[-1])
+
+    async def works_on(self, count: int, timeout_s: float = 100.0) -> None:
+        """Wait until it does; asked now and then and off the loop, as each answer costs the server time."""
+        async with asyncio.timeout(timeout_s):
+            while await asyncio.to_thread(self.running) != count:  # noqa: ASYNC110 - another process has no event for us
+                await asyncio.sleep(ASK_EVERY_S)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Ask it directly."""

@@ -13,7 +13,6 @@ from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import PageError
 from deepseek_ocr.prompt import Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import grid_for, token_count
-from tests.conftest import eventually
 from tests.vllm_cpu.serve import LONG, MODEL, VllmServe, engine_for, page
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ async def test_a_page_given_up_is_not_read_on(server: VllmServe, pictures: dict[
     """The server drops the request, although nothing was streamed."""
     async with engine_for(server) as engine:
         reading = asyncio.create_task(engine.recognize(page(pictures["small"]), LONG))
-        await eventually(lambda: server.running() == 1, timeout_s=30)
+        await server.works_on(1)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await eventually(lambda: server.running() == 0)
+        await server.works_on(0)

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from deepseek_ocr.errors import EngineDeadError
-from tests.conftest import eventually
 from tests.vllm_cpu.serve import LONG, VllmServe, engine_for, page
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ async def test_a_killed_core_is_a_dead_engine(
     with VllmServe(model_folder, tmp_path) as server:
         async with engine_for(server) as engine:
             pages = [asyncio.create_task(engine.recognize(page(pictures["small"]), LONG)) for _ in range(2)]
-            await eventually(lambda: server.running() == len(pages), timeout_s=30)
+            await server.works_on(len(pages))
             server.kill_core()
             found = await asyncio.gather(*pages, return_exceptions=True)
             assert [type(error) for error in found] == [EngineDeadError] * len(pages), found
