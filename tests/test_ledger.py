@@ -86,10 +86,7 @@ async def test_repeated_writes_change_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_name_that_was_chosen_anew_is_the_one_in_the_account(tmp_path: Path) -> None:
-    """A crash between the claim and the publish can cost a document its name; the audit missed it under the old one.
-
-    Found by the crash test: the original lay in done/ as attachment~6.pdf, the ledger knew it as attachment~5.pdf.
-    """
+    """A crash before the publish can cost a document its name; the audit would miss it under the old one."""
     async with Ledger(tmp_path) as ledger:
         await ledger.opened(job(1, "x.pdf"), ROOT)
         await ledger.opened(replace(job(1, "x.pdf"), name="x~2.pdf"), ROOT)
