@@ -18,6 +18,7 @@ ROWS = {
         "tiles",
         "guard",
         "completion",
+        "view",
         "processes",
         "columns",
         "layout",
