@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
+#: The guard against repetition as vLLM loads it, and the one that stays on the card with what its worker needs.
+GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
+CARD_GUARD: Final = "deepseek_ocr.engine.vllm_card_guard:CardGuard"
+CARD_GUARD_WORKER: Final = "deepseek_ocr.engine.vllm_card_guard.KeepsIdsOnCard"
 #: Tokens between two signs of life of a page.
 STREAM_INTERVAL: Final = 32
 #: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
@@ -50,6 +54,9 @@ WARM_UP_S: Final = 300.0
 
 class VllmEngine:
     """Reads pages with DeepSeek-OCR on one NVIDIA card, many at once."""
+
+    #: Off until it has been measured on a card; the benchmarks and tests set it.
+    guard_on_card = False
 
     def __init__(
         self, model: str, *, mode: Mode = Mode.GUNDAM, gpu: int = 0, settings: VllmSettings | None = None
@@ -98,6 +105,8 @@ class VllmEngine:
         try:
             self._engine = await asyncio.shield(building)
             self._processes = core_processes(others)
+            if self.guard_on_card:
+                await self._engine.collective_rpc("keep_ids_on_card")
             # Kernels are compiled for the first page, so the watch begins after it.
             async with asyncio.timeout(WARM_UP_S):
                 await self._warm_up()
@@ -173,7 +182,7 @@ class VllmEngine:
             # Pages do not repeat.
             "enable_prefix_caching": False,
             "mm_processor_cache_gb": 0,
-            "logits_processors": ["deepseek_ocr.engine.vllm_guard:NoRepeatGuard"],
+            "logits_processors": [CARD_GUARD if self.guard_on_card else GUARD],
             "stream_interval": STREAM_INTERVAL,
             "disable_log_stats": True,
         }
@@ -185,6 +194,8 @@ class VllmEngine:
             arguments |= {"quantization": self.plan.quantization}
         if not self._v2:  # DeepSeek-OCR-2 runs with vLLM's own class
             arguments |= {"hf_overrides": {"architectures": [ARCHITECTURE]}}
+        if self.guard_on_card:
+            arguments |= {"worker_extension_cls": CARD_GUARD_WORKER}
         arguments |= self.engine_arguments()
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()
