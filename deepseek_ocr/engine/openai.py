@@ -96,6 +96,7 @@ class OpenAIEngine:
         self.info = EngineInfo(
             name="openai", model=model, tasks=frozenset(Task), needs="png", capacity=capacity,
             longest_page_s=LONGEST_PAGE_S + (settings.retries + 1) * (settings.timeout_s + MAX_RETRY_AFTER_S),
+            prompted=True, guarded=settings.vllm,
         )  # fmt: skip
 
     async def start(self) -> None:

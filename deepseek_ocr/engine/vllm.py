@@ -82,6 +82,8 @@ class VllmEngine:
             mode=None if self._v2 else mode,
             # A page takes minutes on the CPU; on a card `hang_s` notices first.
             longest_page_s=LONGEST_PAGE_S + self.settings.hang_s if self._card else math.inf,
+            prompted=True,
+            guarded=True,
         )
 
     # -- start and stop
@@ -328,7 +330,7 @@ class VllmEngine:
         return ready_prompt(page.tiles, self._ids, ids, f"page-{next(self._numbers)}")
 
     def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:  # noqa: ARG002 - for subclasses
-        """How vLLM decodes a page, with `room` tokens left in the context: the published recipe."""
+        """How vLLM decodes a page, with `room` tokens left in the context: the published recipe, but for the guard."""
         from vllm import SamplingParams  # noqa: PLC0415 - loaded by now
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 - the same
 
@@ -337,7 +339,7 @@ class VllmEngine:
             max_tokens=min(options.max_tokens or room, room),
             skip_special_tokens=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args=request_args(self._ids[token] for token in EXEMPT),
+            extra_args=request_args((self._ids[token] for token in EXEMPT), options.guard),
         )
 
     # -- health
