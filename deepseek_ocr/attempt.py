@@ -89,6 +89,8 @@ class Reading:
     blocks: tuple[Block, ...]
     oddities: tuple[PageOddity, ...]
     verdict: Verdict
+    #: Characters of one round of its loop; 0 where there is none, or the rounds are not equally long.
+    period: int = 0
 
     @property
     def attempt(self) -> Attempt:
@@ -119,7 +121,7 @@ def reading_of(image: PageImage, completion: Completion, options: Options, way: 
     if blocks and (loop is not None or completion.finish_reason == "repetition"):
         blocks = (*blocks[:-1], _flagged(blocks[-1], Flag.LOOP_CUT))
     verdict = judge(image, kept, blocks, options.task, loop)
-    return Reading(way or options.task, kept, blocks, oddities, verdict)
+    return Reading(way or options.task, kept, blocks, oddities, verdict, loop.period if loop else 0)
 
 
 def text_layer_completion(regions: Sequence[Region]) -> Completion:

@@ -28,6 +28,7 @@ from deepseek_ocr.errors import Corrupt, Encrypted, NoPages, PageError, TooManyP
 from deepseek_ocr.ink import GRID_CELLS, Ink, look
 from deepseek_ocr.layout import Line, regions_from_lines
 from deepseek_ocr.sizes import MIN_LONG_SIDE_PX, POINTS_PER_INCH, image_size
+from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepseek_ocr.completion import Region
+    from deepseek_ocr.completion import Box, Region
+    from deepseek_ocr.view import View
 
 #: Pages, of whatever document, after which MuPDF's store (fonts, compressed pictures; up to 256 MB) is emptied.
 #: Emptying it after every page makes the next one 2.4 ms slower, more than a text page costs, as fonts are built anew;
@@ -109,8 +111,8 @@ class OpenPdf:
         """Release the file."""
         self._document.close()
 
-    def load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:
-        """One page; raises `PageError`."""
+    def load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int, view: View = WHOLE) -> PageImage:
+        """One page, or a part of it (not turned, without its text); raises `PageError`."""
         if not 0 <= page_index < self.page_count:
             raise PageError(f"there is no page {page_index + 1}; the document has {self.page_count}")
         if self._pages_since_opening >= PAGES_PER_OPENING and not self.repaired:
@@ -119,13 +121,13 @@ class OpenPdf:
             self._pages_since_opening = 0
         self._pages_since_opening += 1
         try:
-            return self._load(page_index, pixels=pixels, dpi=dpi, max_page_px=max_page_px)
+            return self._load(page_index, view, pixels=pixels, dpi=dpi, max_page_px=max_page_px)
         except (MemoryError, OSError, PageError):
             raise
         except Exception as error:
             raise PageError(f"the page cannot be rendered: {explain(error)}") from error
 
-    def _load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:
+    def _load(self, page_index: int, view: View, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:
         pymupdf = mupdf()
         rendered = True
         try:
@@ -133,13 +135,12 @@ class OpenPdf:
                 raise PageError("the page is missing from the file, which is cut off or damaged")
             page = self._document.load_page(page_index)
             pymupdf.TOOLS.reset_mupdf_warnings()  # what MuPDF says from here on is about this page
-            width, height = float(page.rect.width), float(page.rect.height)
-            text_layer = _text_layer(page, width, height)
+            part = _part(page, view)
+            width, height = part[2] - part[0], part[3] - part[1]
+            text_layer = _text_layer(page, width, height) if view == WHOLE else ()
             rgb: NDArray[np.uint8] | None = None
             if pixels:
-                scale = dpi / POINTS_PER_INCH
-                size = image_size(width, height, scale=scale, max_page_px=max_page_px, min_side_px=MIN_LONG_SIDE_PX)
-                rgb = _render(page, size)
+                rgb = _render(page, part, _size(page, part, view.side_px, dpi, max_page_px))
                 ink = look(Image.fromarray(rgb))
             elif text_layer:
                 ink = Ink(_text_share(text_layer), None, sideways=False)
@@ -148,9 +149,9 @@ class OpenPdf:
                 # Without text one question is left: is the page blank?  The grid of the ink answers it.
                 scale = GRID_CELLS / max(width, height)
                 size = image_size(width, height, scale=scale, max_page_px=max_page_px)
-                ink = look(Image.fromarray(_render(page, size)))
+                ink = look(Image.fromarray(_render(page, part, size)))
             messages = pymupdf.TOOLS.mupdf_warnings()
-            if not ink.share and not text_layer and _has_content(self._document, page):
+            if view == WHOLE and not ink.share and not text_layer and _has_content(self._document, page):
                 trouble = _those(TROUBLE, messages)
                 if trouble:
                     raise PageError(f"the page is damaged and nothing of it can be seen: {trouble}")
@@ -228,13 +229,38 @@ def _those(pattern: re.Pattern[str], messages: str) -> str:
     return "; ".join(found)[:MAX_DAMAGE_LETTERS]
 
 
-def _render(page: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The page, with its annotations and form fields, as RGB (height, width, 3)."""
+def _part(page: Any, view: View) -> Box:
+    """Where on the displayed page the part lies, in points; raises `PageError` where that is nowhere."""
+    left, top, right, bottom = view.within()
+    width, height = float(page.rect.width), float(page.rect.height)
+    return left * width, top * height, right * width, bottom * height
+
+
+def _size(page: Any, part: Box, side_px: int, dpi: float, max_page_px: int) -> tuple[int, int]:
+    """Pixels (width, height) of a part: as many on its longer side as asked for, else as fine as the whole page."""
+    width, height = part[2] - part[0], part[3] - part[1]
+    long_side = max(width, height)
+    if side_px:
+        # The longer side as 1, so that no rounding takes a pixel from it.
+        return image_size(width / long_side, height / long_side, scale=side_px, max_page_px=max_page_px)
+    min_side_px = MIN_LONG_SIDE_PX * (long_side / max(page.rect.width, page.rect.height))
+    return image_size(width, height, scale=dpi / POINTS_PER_INCH, max_page_px=max_page_px, min_side_px=min_side_px)
+
+
+def _render(page: Any, part: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A part of the page, with its annotations and form fields, as RGB (height, width, 3)."""
     pymupdf = mupdf()
-    matrix = pymupdf.Matrix(size[0] / page.rect.width, size[1] / page.rect.height)
-    pixmap = page.get_pixmap(matrix=matrix, alpha=False, colorspace=pymupdf.csRGB)
+    left, top, right, bottom = part
+    matrix = pymupdf.Matrix(size[0] / (right - left), size[1] / (bottom - top))
+    clip = None
+    if (right - left, bottom - top) != (page.rect.width, page.rect.height):
+        # The part begins at a whole pixel, or it would end on one pixel more than asked for.
+        matrix, clip = matrix.pretranslate(-left, -top), pymupdf.Rect(part)
+    pixmap = page.get_pixmap(matrix=matrix, clip=clip, alpha=False, colorspace=pymupdf.csRGB)
     shape = (pixmap.height, pixmap.width, 3)
-    return np.frombuffer(pixmap.samples_mv, np.uint8).reshape(shape).copy()
+    rgb = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(shape)
+    # MuPDF counts in 32 bits, and on large pages it takes a pixel too many after all.
+    return (rgb if clip is None else rgb[: size[1], : size[0]]).copy()
 
 
 # Text

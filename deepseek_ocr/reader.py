@@ -11,7 +11,7 @@ import errno
 import os
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from deepseek_ocr.attempt import EVERYTHING, page_from, recognize, text_layer_completion
 from deepseek_ocr.completion import Completion
@@ -144,7 +144,9 @@ class Reader:
             return _from_text_layer(image, str(error), options, info)
 
         async def ask(view: View, options: Options) -> tuple[PageImage, Completion]:
-            seen = image if view == WHOLE else await self._load(path, page_index, info.needs, options.mode or info.mode, view)
+            seen = image
+            if view != WHOLE:
+                seen = await self._load(path, page_index, info.needs, options.mode or info.mode, view)
             return seen, await self._recognize(seen, options, on_text)
 
         first = await self._judges.reading_of(image, completion, options)
@@ -160,11 +162,10 @@ class Reader:
     async def _load(
         self, path: Path, page_index: int, needs: Needs, mode: Mode | None, view: View = WHOLE
     ) -> PageImage:
-        more: dict[str, Any] = {} if view == WHOLE else {"view": view}
         return await _twice(
             lambda again: self._pool.run_within(
                 PAGE_LOAD_AGAIN_TIMEOUT_S if again else PAGE_LOAD_TIMEOUT_S,
-                load_page, path, page_index, needs=needs, mode=mode, limits=self.limits, **more,
+                load_page, path, page_index, needs=needs, mode=mode, limits=self.limits, view=view,
             )
         )  # fmt: skip
 

@@ -21,6 +21,8 @@ ROWS = {
         "view",
         "processes",
         "columns",
+        "rows",
+        "titles",
         "layout",
         "ink",
         "sizes",
