@@ -171,9 +171,7 @@ def assembled(
     )
 
 
-def _provenance(
-    completion: Completion, options: Options, info: EngineInfo, attempts: Sequence[Attempt]
-) -> Provenance:
+def _provenance(completion: Completion, options: Options, info: EngineInfo, attempts: Sequence[Attempt]) -> Provenance:
     return Provenance(
         engine=info.name,
         model=info.model,

@@ -18,7 +18,7 @@ from deepseek_ocr.view import View
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deepseek_ocr.completion import Box, PageImage
+    from deepseek_ocr.completion import PageImage
     from deepseek_ocr.document import Block
 
 #: How many times as wide as high a page must be to be cut from top to bottom: spreads and wide tables.
@@ -55,16 +55,11 @@ def halves_of(image: PageImage, turn: View) -> Halves:
     if wide:
         first, second = ((0.0, 0.0, low, 1.0), (high, 0.0, 1.0, 1.0))
     return Halves(
-        View(_ordered(turn.on_page(first)), turn.turn),
-        View(_ordered(turn.on_page(second)), turn.turn),
+        View(turn.on_page(first), turn.turn),
+        View(turn.on_page(second), turn.turn),
         ("left half", "right half") if wide else ("upper half", "lower half"),
         overlap=not gap,
     )
-
-
-def _ordered(box: Box) -> Box:
-    left, top, right, bottom = box
-    return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
 def _cut(image: PageImage, *, across: bool) -> tuple[float, bool]:
@@ -94,9 +89,7 @@ def placed(blocks: Sequence[Block], view: View, width: float, height: float) -> 
     moved = []
     for block in blocks:
         if block.relative_box is not None:
-            left, top, right, bottom = (
-                min(1.0, max(0.0, round(side, 4))) for side in _ordered(view.on_page(block.relative_box))
-            )
+            left, top, right, bottom = (min(1.0, max(0.0, round(side, 4))) for side in view.on_page(block.relative_box))
             box = (round(left * width, 2), round(top * height, 2), round(right * width, 2), round(bottom * height, 2))
             moved.append(block.model_copy(update={"box": box, "relative_box": (left, top, right, bottom)}))
         else:
@@ -134,7 +127,7 @@ def _without_repeats(first: Sequence[Block], second: Sequence[Block]) -> list[Bl
     Words are dropped only from the first block with text and only where they are the same, so none is lost.
     """
     begun = next((number for number, block in enumerate(second) if block.text.strip()), None)
-    if begun is None or second[begun].markup and second[begun].category == "table":
+    if begun is None or second[begun].category == "table":
         return list(second)
     block = second[begun]
     words = block.text.split()

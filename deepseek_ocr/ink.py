@@ -10,8 +10,9 @@ lies sideways when more of its ink makes such lines upright than level.
 
 Left to others: what follows from it for a page (`quality.py`).
 Residual risks: a uniform picture (a black page, a plain colour field) is background; print paler than a tenth of the
-grey scale (a faint watermark, pencil) is overlooked; coffee stains are ink; print below six points runs together and looks like no
-text; a chart's grid, a wire fence or a striped shirt looks like text; Chinese and Japanese in columns lie sideways.
+grey scale (a faint watermark, pencil) is overlooked; coffee stains are ink; print below six points runs together and
+looks like no text; a chart's grid, a wire fence or a striped shirt looks like text; Chinese and Japanese in columns lie
+sideways.
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ WORD_GAP: Final = 6
 #: Height of a line in cells (3 to 28 points), and how many times as long as high it is at least.
 LINE_CELLS: Final = (1, 14)
 LINE_RATIO: Final = 4
-#: A stretch of ink so long without any gap, and no higher than two cells, is a rule.
-RULE_CELLS: Final = 48
+#: A stretch of at least so many cells without any gap, all over its height, is a rule or a bar; of a line of small
+#: print that runs together, only its middle is.
+SOLID_CELLS: Final = 48
+#: Share of the ink around it that is in lines if a line is one of text: in pictures flat stretches lie among others.
+TEXT_SHARE: Final = 0.6
 #: Cells that look like text, below which nothing is said of how a page lies: two lines of print.
 MIN_TEXT_CELLS: Final = 400
 #: How many times as many cells must lie in upright lines as in level ones for a page that lies sideways.  Seen: upright
@@ -106,8 +110,24 @@ def _in_lines(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     low, high = LINE_CELLS
     flat = closed & (height >= low) & (height <= high)
     length = _run_lengths(flat)
-    rule = (_run_lengths(ink) >= RULE_CELLS) & (_run_lengths(ink.T).T <= 2)
-    return np.asarray(ink & flat & (length >= LINE_RATIO * height) & ~rule)
+    solid = _run_lengths(ink) >= SOLID_CELLS
+    rule = solid & (_run_lengths(solid.T).T >= height)
+    lines = ink & flat & (length >= LINE_RATIO * height) & ~rule
+    return np.asarray(lines & (_around(lines) >= TEXT_SHARE * _around(ink & ~rule)))
+
+
+def _around(marked: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """For each cell how many marked ones there are in its block and the next ones."""
+    rows, columns = marked.shape
+    height, width = -(-rows // BLOCK_CELLS), -(-columns // BLOCK_CELLS)
+    # A block more on each side, so that those at the edge have neighbours too.
+    padded = np.zeros(((height + 2) * BLOCK_CELLS, (width + 2) * BLOCK_CELLS), np.int32)
+    padded[BLOCK_CELLS : BLOCK_CELLS + rows, BLOCK_CELLS : BLOCK_CELLS + columns] = marked
+    blocks = padded.reshape(height + 2, BLOCK_CELLS, width + 2, BLOCK_CELLS).sum(axis=(1, 3))
+    sums = blocks.cumsum(axis=0).cumsum(axis=1)
+    sums = np.pad(sums, ((1, 0), (1, 0)))
+    near = sums[3:, 3:] - sums[:-3, 3:] - sums[3:, :-3] + sums[:-3, :-3]
+    return np.repeat(np.repeat(near, BLOCK_CELLS, axis=0), BLOCK_CELLS, axis=1)[:rows, :columns]
 
 
 def _run_lengths(marked: NDArray[np.bool_]) -> NDArray[np.int32]:

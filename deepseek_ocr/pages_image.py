@@ -133,9 +133,7 @@ class OpenImage:
             raise (Corrupt(message) if self.page_count == 1 else PageError(message)) from error
         rgb = np.array(upright) if pixels else None
         ink = look(upright)
-        return PageImage(
-            page_index, width, height, "px", rgb, ink.share, ink_grid=ink.grid, sideways=ink.sideways
-        )
+        return PageImage(page_index, width, height, "px", rgb, ink.share, ink_grid=ink.grid, sideways=ink.sideways)
 
 
 def raise_if_environment(error: BaseException) -> None:

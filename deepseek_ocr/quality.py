@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """All figures of the judgement; "outputs" are the 427 good real ones of bench/false_alarms.py, "samples" the pages
-    of OCRmyPDF's test files and DeepSeek-OCR's README as the cpu engine reads them."""
+    """All figures of the judgement.
+
+    "Outputs" are the 427 good real ones of bench/false_alarms.py, "samples" the pages of OCRmyPDF's test files and of
+    DeepSeek-OCR's README as the cpu engine reads them.
+    """
 
     #: Mean confidence over the letters below which a page cannot be trusted: samples have 0.87 and more, the same ones
     #: upside down 0.70 and less.
@@ -49,10 +52,10 @@ class Thresholds:
     compression: float = 9.0
     #: Different lines among all: outputs have 0.45 and more, a list of equal answers may have less.
     distinct_lines: float = 0.2
-    #: Share of the ink that looks like text above which it may not stand outside of all blocks: samples have 0.15 at
-    #: most; the model leaves out running heads, feet and page numbers.
+    #: Share of the ink that looks like text above which it may not stand outside of all blocks, and the same in cells
+    #: of the ink's grid, about six lines of print (a page of it has 24,000).  Samples with so many have 0.13 at most;
+    #: the model leaves out running heads, feet and page numbers.
     unread: float = 0.4
-    #: The same in cells of the ink's grid, about six lines of print; a page of it has 24,000.
     unread_cells: int = 1500
     #: Room around a block that counts as its own, as a share of the page: boxes are tight.
     margin: float = 0.01
@@ -60,10 +63,11 @@ class Thresholds:
     #: research), and the letters beside it that are too few then.
     picture: float = 0.8
     picture_letters: int = 40
-    #: Cells of text inside such a picture, as a share of its ink: photographs have 0.25 at most, text pages 0.6.
-    picture_text: float = 0.45
-    #: Letters to a cell of ink that looks like text, below which it was not read: samples have 0.08 and more (large
-    #: type), most 0.15.
+    #: Cells of text in such a picture, as a share of its ink: photographs have 0.01, a scan with a picture 0.15 to 0.5,
+    #: pages of text 0.6 to 0.95.
+    picture_text: float = 0.4
+    #: Letters to a cell of ink that looks like text, below which it was not read: samples have 0.041 and more (large
+    #: type), most 0.15; upside down some have 0.02.
     letters: float = 0.02
 
 
@@ -128,7 +132,7 @@ def judge(
     reading = task in READING_TASKS
     found = _ending(completion, loop) or _emptiness(image, completion)
     if found is None and reading:
-        found = _repetition(completion) or _unread(image, blocks) or _regions(completion)
+        found = _repetition(completion) or _regions(completion) or _unread(image, blocks)
     fault, problem = found or (None, None)
     return Verdict(problem, fault, score(image, completion, blocks))
 

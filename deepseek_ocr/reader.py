@@ -255,8 +255,6 @@ def _from_text_layer(image: PageImage, problem: str, options: Options, info: Eng
     regions = image.text_layer
     note = f"{problem}; the text is the file's own" if regions else problem
     source = "textlayer" if regions else "none"
-    page = page_from(
-        image, text_layer_completion(regions), source=source, problem=note, options=options, info=info
-    )
+    page = page_from(image, text_layer_completion(regions), source=source, problem=note, options=options, info=info)
     blocks = tuple(block.model_copy(update={"flags": (*block.flags, Flag.FALLBACK)}) for block in page.blocks)
     return page.model_copy(update={"blocks": blocks})

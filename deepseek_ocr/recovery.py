@@ -1,7 +1,7 @@
 """What to try when a page was not read well: the recovery ladder.
 
-Again with another guard, turned upright, as plain text, in halves, and at last the file's own text; each step only where
-it can help, the first good reading ends it, and of bad ones the best is kept.  All that was tried is in the page.
+Again with another guard, turned upright, as plain text, in halves, and at last the file's own text; each step only
+where it can help, the first good reading ends it, and of bad ones the best is kept.  All that was tried is in the page.
 
 Left to others: what is a good page (`quality.py`), asking the engine (`attempt.py`), loading a view (`reader.py`).
 Residual risk: a page that is read badly and passes for good is never tried again.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from deepseek_ocr.completion import EngineInfo, PageImage
-    from deepseek_ocr.document import Page
+    from deepseek_ocr.document import Block, Page
 
     #: Loads a view of the page and has the engine read it; raises `PageError`.
     Ask = Callable[[View, Options], Awaitable[tuple[PageImage, Completion]]]
