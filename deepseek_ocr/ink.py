@@ -111,7 +111,8 @@ def _in_lines(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     flat = closed & (height >= low) & (height <= high)
     length = _run_lengths(flat)
     solid = _run_lengths(ink) >= SOLID_CELLS
-    rule = solid & (_run_lengths(solid.T).T >= height)
+    thickness = _run_lengths(solid.T).T
+    rule = solid & (thickness >= height)
     lines = ink & flat & (length >= LINE_RATIO * height) & ~rule
     return np.asarray(lines & (_around(lines) >= TEXT_SHARE * _around(ink & ~rule)))
 

@@ -170,7 +170,7 @@ def _repetition(completion: Completion) -> _Found | None:
 def _unread(image: PageImage, blocks: Sequence[Block]) -> _Found | None:
     """Ink that looks like text, against what was read of it."""
     grid = image.ink_grid
-    if grid is None or image.sideways:
+    if grid is None:
         return None
     text = grid == TEXT
     total = int(text.sum())

@@ -13,7 +13,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from deepseek_ocr.attempt import EVERYTHING, page_from, recognize, text_layer_completion
+from deepseek_ocr.attempt import EVERYTHING, page_from, reading_of, recognize, text_layer_completion
 from deepseek_ocr.completion import Completion
 from deepseek_ocr.document import Flag, Page
 from deepseek_ocr.errors import Corrupt, EngineStartError, PageError, WorkerDied, WorkerTimeout
@@ -149,7 +149,7 @@ class Reader:
                 seen = await self._load(path, page_index, info.needs, options.mode or info.mode, view)
             return seen, await self._recognize(seen, options, on_text)
 
-        first = await self._judges.reading_of(image, completion, options)
+        first = await self._judges.run(reading_of, image, completion, options)
         return await recover(image, first, info=info, options=options, ask=ask, judges=self._judges)
 
     async def picture(self, path: Path, page_index: int, view: View = WHOLE) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
 
 from deepseek_ocr.attempt import Reading, assembled, reading_of, text_layer_completion
 from deepseek_ocr.completion import Completion
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from deepseek_ocr.completion import EngineInfo, PageImage
-    from deepseek_ocr.document import Block, Page
+    from deepseek_ocr.document import Page
 
     #: Loads a view of the page and has the engine read it; raises `PageError`.
     Ask = Callable[[View, Options], Awaitable[tuple[PageImage, Completion]]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Tokens of the answer to one further try: the longest of 427 good real outputs has 11,100 characters, some 3,700.
 TRY_TOKENS: Final = 4096
@@ -46,11 +49,12 @@ LEAST_TOKENS: Final = 512
 MORE_S: Final = 180.0
 #: Characters of a loop's round from which on the published guard cannot see it (61 tokens), nor a shorter one.
 LONG_ROUND_CHARS: Final = 180
-#: Pages per try that are judged at once, each in a thread: more would only wait for each other.
+#: Answers that are judged at once, each in a thread: more would only wait for each other.
 JUDGES: Final = 4
 
 #: What another guard may help against.
 _LOOPING: Final = frozenset({Fault.LOOP, Fault.LENGTH})
+_INCOMPLETE: Final = _LOOPING | {Fault.BROKEN}
 #: What a page that lies on its head may look like.
 _DEGENERATE: Final = frozenset(Fault) - {Fault.LENGTH, Fault.BROKEN}
 #: What halves help an engine with that reads letter by letter: it had too little time, or overlooked some.
@@ -63,10 +67,10 @@ class Judges:
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(JUDGES)
 
-    async def reading_of(self, image: PageImage, completion: Completion, options: Options, way: str = "") -> Reading:
-        """`attempt.reading_of` in a thread."""
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`function(*args, **kwargs)` in a thread."""
         async with self._free:
-            return await asyncio.to_thread(reading_of, image, completion, options, way)
+            return await asyncio.to_thread(function, *args, **kwargs)
 
 
 @dataclass(slots=True)
@@ -102,7 +106,7 @@ class _Ladder:
         except PageError as error:
             self.tried.append(Attempt(way=way, outcome=str(error), seconds=round(self.clock() - began, 3)))
             return None
-        reading = await self.judges.reading_of(image, completion, options, way)
+        reading = await self.judges.run(reading_of, image, completion, options, way)
         if self.info.prompted:
             self.tokens += reading.tokens
         self.tried.append(reading.attempt)
@@ -113,7 +117,7 @@ class _Ladder:
         if reading.verdict.rank > self.best.verdict.rank:
             self.best, self.view, self.seen = reading, view, seen
 
-    # -- the steps
+    # The steps
 
     async def guarded_otherwise(self) -> None:
         """Again with another guard: a wider one for a loop of long rounds, which the others cannot see."""
@@ -121,17 +125,20 @@ class _Ladder:
             return
         guard = WIDE if self.best.period > LONG_ROUND_CHARS else SHORT
         options = replace(self.options, guard=guard)
-        if found := await self.attempt(WHOLE, options, f"{self.options.task}, guard {guard}"):
-            self.keep(found[1], WHOLE, found[0])
+        if found := await self.attempt(self.view, options, _way(self.options.task, self.view, f"guard {guard}")):
+            self.keep(found[1], self.view, found[0])
 
     async def upright(self) -> None:
         """Turned by a quarter where the lines run sideways, else by half where it may stand on its head."""
-        turns: tuple[Literal[90, 180, 270], ...] = (90, 270) if self.image.sideways else (180,)
-        if not self.image.sideways and not (self.best.verdict.fault in _DEGENERATE and _has_lines(self.image)):
+        turns: tuple[Literal[90, 180, 270], ...] = (180,)
+        if self.image.sideways:
+            # Line by line RapidOCR turns such lines to the left, so where it could read them the page needs the same.
+            turns = (90, 270) if self.bad else (270, 90)
+        elif self.best.verdict.fault not in _DEGENERATE or not _has_lines(self.image):
             return
         for turn in turns:
             view = View(turn=turn)
-            found = await self.attempt(view, self.options, f"{self.options.task}, turned {turn}")
+            found = await self.attempt(view, self.options, _way(self.options.task, view))
             if found is None:
                 continue
             seen, reading = found
@@ -145,8 +152,8 @@ class _Ladder:
         """As plain text, which asks less of the model."""
         if self.options.task is not Task.DOCUMENT or not self.info.prompted or Task.FREE not in self.info.tasks:
             return
-        way = Task.FREE if self.view == WHOLE else f"{Task.FREE}, turned {self.view.turn}"
-        if found := await self.attempt(self.view, replace(self.options, task=Task.FREE), way):
+        options = replace(self.options, task=Task.FREE)
+        if found := await self.attempt(self.view, options, _way(options.task, self.view)):
             self.keep(found[1].flagged(Flag.FALLBACK), self.view, found[0])
 
     async def in_halves(self) -> None:
@@ -156,17 +163,19 @@ class _Ladder:
         halves = halves_of(self.seen, self.view)
         readings = []
         for view, name in ((halves.first, halves.names[0]), (halves.second, halves.names[1])):
-            found = await self.attempt(view, self.options, f"{self.options.task}, {name}")
+            found = await self.attempt(view, self.options, _way(self.options.task, view, name))
             if found is None:
                 return  # a page of which a half is missing is no better
             readings.append(found[1])
         first, second = readings
-        blocks = joined(first.blocks, second.blocks, overlap=halves.overlap)
-        self.keep(self._whole(first, second, blocks), self.view, self.seen)
+        whole = await self.judges.run(self._whole, first, second, overlap=halves.overlap)
+        self.keep(whole, self.view, self.seen)
 
-    def _whole(self, first: Reading, second: Reading, blocks: tuple[Block, ...]) -> Reading:
+    def _whole(self, first: Reading, second: Reading, *, overlap: bool) -> Reading:
+        """Both halves as one reading."""
         one, other = first.completion, second.completion
-        bad = first if first.verdict.problem else second
+        blocks = joined(first.blocks, second.blocks, overlap=overlap)
+        bad = next((half for half in (first, second) if half.verdict.fault in _INCOMPLETE), second)
         completion = Completion(
             f"{one.text}\n\n{other.text}",
             bad.completion.finish_reason,
@@ -175,9 +184,9 @@ class _Ladder:
             one.prompt_tokens + other.prompt_tokens,
             one.completion_tokens + other.completion_tokens,
         )
-        # A half without text is no fault where the other has all of it.
+        # Only what is incomplete stays so: a half without text is no fault where the other has all of it.
         verdict = judge(self.image, completion, blocks, self.options.task)
-        if bad.verdict.fault in _LOOPING and verdict.problem is None:
+        if bad.verdict.fault in _INCOMPLETE:
             verdict = replace(verdict, problem=bad.verdict.problem, fault=bad.verdict.fault)
         return Reading("halves", completion, blocks, (*first.oddities, *second.oddities), verdict)
 
@@ -186,15 +195,22 @@ async def recover(
     image: PageImage, first: Reading, *, info: EngineInfo, options: Options, ask: Ask, judges: Judges,
     clock: Callable[[], float] = time.monotonic,
 ) -> Page:  # fmt: skip
-    """The page as it is read best, with all that was tried; raises what `ask` raises beside `PageError`."""
-    ladder = _Ladder(image, info, options, ask, judges, clock, first, image, tried=[first.attempt], began=clock())
-    if worth_another_try(image, first, info, options):
+    """The page as it is read best, with all that was tried; raises what `ask` raises beside `PageError`.
+
+    Whoever bounds the tokens gets one try, and without a picture another look would be the same.
+    """
+    began = first.attempt
+    if first.verdict.problem is None and _reads_lines_apart(image, info, options):
+        began = began.model_copy(update={"outcome": "the lines run sideways"})
+    ladder = _Ladder(image, info, options, ask, judges, clock, first, image, tried=[began], began=clock())
+    if began.outcome and not options.max_tokens and info.needs != "nothing" and image.ink > 0:
         await _climb(ladder)
     best = ladder.best
     problem, source = best.verdict.problem, info.name
     if problem and options.task in READING_TASKS and image.text_layer:
-        own = await judges.reading_of(image, text_layer_completion(image.text_layer), options, "the file's text")
-        if own.verdict.score > best.verdict.score or not best.blocks:
+        own = await judges.run(reading_of, image, text_layer_completion(image.text_layer), options, "the file's text")
+        better = own.verdict.score > best.verdict.score and not options.max_tokens
+        if better or not best.blocks:
             ladder.tried.append(own.attempt)
             best, source = own.flagged(Flag.FALLBACK), "textlayer"
             problem = f"{problem}; the text is the file's own"
@@ -206,15 +222,8 @@ async def recover(
     )  # fmt: skip
 
 
-def worth_another_try(image: PageImage, first: Reading, info: EngineInfo, options: Options) -> bool:
-    """Whether to look again: whoever bounds the tokens gets one try, and without a picture another look is the same.
-
-    An engine that is not asked in words reads turned lines one by one, and gives them in no order.
-    """
-    if options.max_tokens or info.needs == "nothing" or image.ink == 0:
-        return False
-    if first.verdict.problem is not None:
-        return True
+def _reads_lines_apart(image: PageImage, info: EngineInfo, options: Options) -> bool:
+    """Whether lines that run sideways were read one by one, each turned, and so stand in no order."""
     return image.sideways and not info.prompted and options.task in READING_TASKS
 
 
@@ -230,6 +239,12 @@ async def _climb(ladder: _Ladder) -> None:
         if not ladder.bad:
             return
         await step()
+
+
+def _way(task: Task, view: View, *more: str) -> str:
+    """What is asked, in words."""
+    turned = f"turned {view.turn}" if view.turn else ""
+    return ", ".join(part for part in (str(task), turned, *more) if part)
 
 
 def _has_lines(image: PageImage) -> bool:
