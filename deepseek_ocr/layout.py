@@ -3,10 +3,10 @@
 Lines of one column are joined to rows, rows to paragraphs by spacing, size, indent, list marks and by whether the
 next word would still have fitted; what stands out in size or weight is a heading.
 
-Left to others: recognizing letters and font sizes; the order of columns (`columns.py`); tables (their cells stay side
-by side, one region per row).
-Residual risks: headings of the body's size and weight stay text; a paragraph that runs on in the next column stays two
-regions.
+Left to others: recognizing letters and font sizes; the order of columns (`columns.py`); what is a table (`grids.py`)
+and what a heading (`titles.py`).
+Residual risks: a paragraph that runs on in the next column stays two regions; the cells of a table that is not seen as
+one stay side by side, a region for each row.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from deepseek_ocr.aligned import with_tables
 from deepseek_ocr.columns import Piece, blocks, is_cjk
 from deepseek_ocr.completion import Region
-from deepseek_ocr.rows import HYPHENS, WORD, body_size, joined, row_of, rows_of
+from deepseek_ocr.grids import Rule, ruled_tables
+from deepseek_ocr.rows import BULLET, HYPHENS, WORD, body_size, joined, row_of, rows_of
+from deepseek_ocr.tables import Cell, Table, to_html
 from deepseek_ocr.titles import HEADING_RATIO, HEADING_RATIO_BOX, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deepseek_ocr.completion import Box
+    from deepseek_ocr.grids import Slot, TableFound
     from deepseek_ocr.rows import Row
+
+#: Changes whenever the same lines make other regions; a part of what an engine says of itself.
+VERSION: Final = "layout-2"
 
 # Lengths below are in units of the letter size of the lines concerned, unless they say otherwise.
 
@@ -37,7 +44,6 @@ PARAGRAPH_PITCH = 1.25
 #: Row distance assumed when the page has too few rows to tell.
 DEFAULT_PITCH = 1.6
 
-_BULLET = re.compile(r"[\u2022\u2023\u25aa\u25cf\u25e6\u2013\u2014\u00b7*-]\s*(?=[^\W_])|[\u2022\u25aa\u25cf\u25e6]")
 _NUMBERED = re.compile(r"(?:\(?(?:\d{1,2}|[a-zA-Z]|[ivx]{1,4})[.)])+\d{0,2}\s+\S")
 
 
@@ -51,23 +57,43 @@ class Line:
     size: float | None = None
     confidence: float | None = None
     bold: bool = False
+    #: `size` was measured in a picture, and differs by some hundredths between lines of the same type.
+    is_measured: bool = False
 
 
-def regions_from_lines(lines: Sequence[Line], *, aspect: float) -> tuple[Region, ...]:
+def regions_from_lines(lines: Sequence[Line], *, aspect: float, rules: Sequence[Box] = ()) -> tuple[Region, ...]:
     """Regions in reading order; `aspect` is the page's width divided by its height, as boxes are fractions of both.
 
-    Every line with text is in exactly one region.  Odd boxes are clamped to the page, never refused.
+    `rules` are the straight lines drawn on the page.  Every line with text is in exactly one region; that of a table
+    has its HTML.  Odd boxes are clamped to the page, never refused.
     """
     if not (math.isfinite(aspect) and aspect > 0):
         aspect = 1.0
     pieces = [_piece(line, aspect) for line in lines if line.text.strip()]
-    upright = [piece for piece in pieces if not piece.vertical]
-    vertical = sorted((piece for piece in pieces if piece.vertical), key=lambda piece: (-piece.right, piece.top))
-    rows = [row for block in blocks(upright) for row in rows_of(block)]
-    paragraphs = _paragraphs(rows) + [[row_of([piece], piece.left, piece.right)] for piece in vertical]
     words = Counter(word.lower() for piece in pieces for word in WORD.findall(piece.text))
-    labels = labels_of(paragraphs)
-    return tuple(_region(label, paragraph, words, aspect) for label, paragraph in zip(labels, paragraphs, strict=True))
+    drawn = [_rule(box, aspect) for box in rules if all(map(math.isfinite, box))]
+    tables, free = ruled_tables(pieces, drawn)
+    upright = [piece for piece in free if not piece.vertical]
+    upright += [_standing_for(table, number) for number, table in enumerate(tables)]
+    vertical = sorted((piece for piece in free if piece.vertical), key=lambda piece: (-piece.right, piece.top))
+
+    def stand_for(table: TableFound) -> Row:
+        tables.append(table)
+        return row_of([_standing_for(table, len(tables) - 1)], table.left, table.right)
+
+    # Over the whole width first: what is short and flush in columns may look like columns of text.
+    if upright:
+        upright = [piece for row in with_tables(rows_of(upright), drawn, stand_for) for piece in row.pieces]
+    rows = [row for block in blocks(upright) for row in with_tables(rows_of(block), drawn, stand_for)]
+    paragraphs = _paragraphs(rows) + [[row_of([piece], piece.left, piece.right)] for piece in vertical]
+    regions = []
+    for label, paragraph in zip(labels_of(paragraphs), paragraphs, strict=True):
+        number = paragraph[0].table
+        if number is None:
+            regions.append(_region(label, paragraph, words, aspect))
+        else:
+            regions.append(_table_region(tables[number], words, aspect))
+    return tuple(regions)
 
 
 def _piece(line: Line, aspect: float) -> Piece:
@@ -78,10 +104,28 @@ def _piece(line: Line, aspect: float) -> Piece:
     width, height = right - left, bottom - top
     # Three letters: a lone "I" or "1." is taller than wide and still upright.
     vertical = height > 1.5 * width and len(text) >= 3 and height > 0  # noqa: PLR2004
-    exact = line.size is not None and math.isfinite(line.size) and line.size > 0
-    size = line.size if line.size is not None and exact else min(width, height) if vertical else height
+    known = line.size is not None and math.isfinite(line.size) and line.size > 0
+    size = line.size if line.size is not None and known else min(width, height) if vertical else height
+    exact = known and not line.is_measured
     # A box without height still needs a scale; a thousandth of the page is below any printed letter.
     return Piece(text, left, top, right, bottom, max(size, 0.001), exact, line.confidence, line.bold, vertical)
+
+
+def _rule(box: Box, aspect: float) -> Rule:
+    left, top, right, bottom = box[0] * aspect, box[1], box[2] * aspect, box[3]
+    if right - left >= bottom - top:
+        return Rule(True, (top + bottom) / 2, left, right)
+    return Rule(False, (left + right) / 2, top, bottom)
+
+
+def _standing_for(table: TableFound, number: int) -> Piece:
+    """A piece in the place of a table, so that it comes in its turn."""
+    pieces = table.pieces
+    return Piece(
+        " ".join(piece.text for piece in pieces), table.left, table.top, table.right, table.bottom,
+        statistics.median(piece.size for piece in pieces), exact=pieces[0].exact, confidence=None, bold=False,
+        vertical=False, table=number,
+    )  # fmt: skip
 
 
 # Paragraphs
@@ -125,6 +169,8 @@ def _same_size(one: Row, other: Row) -> bool:
 def _starts_paragraph(row: Row, paragraph: list[Row], *, pitch: float, body: float) -> bool:  # noqa: PLR0911
     """Whether `row` begins a new paragraph after the rows of `paragraph`; one reason per line, the surest first."""
     previous = paragraph[-1]
+    if row.table is not None or previous.table is not None:
+        return True
     size = (previous.size + row.size) / 2
     distance = row.middle - previous.middle
     if distance <= 0 or distance > PARAGRAPH_PITCH * pitch * size:
@@ -135,7 +181,7 @@ def _starts_paragraph(row: Row, paragraph: list[Row], *, pitch: float, body: flo
         return True
     if not _same_size(previous, row) or row.bold != previous.bold:
         return True
-    if _BULLET.match(row.text):
+    if BULLET.match(row.text):
         return True
     if row.size > HEADING_RATIO_BOX * body:
         return False  # a heading breaks its lines by sense
@@ -164,7 +210,7 @@ def _next_word_fits(previous: Row, row: Row) -> bool:
 
 
 def _is_list_item(row: Row) -> bool:
-    return bool(_BULLET.match(row.text) or _NUMBERED.match(row.text))
+    return bool(BULLET.match(row.text) or _NUMBERED.match(row.text))
 
 
 # Regions
@@ -175,12 +221,34 @@ def _region(label: str, paragraph: list[Row], words: Counter[str], aspect: float
     for row in paragraph[1:]:
         text = joined(text, row.text, words)
     pieces = [piece for row in paragraph for piece in row.pieces]
-    box = (
-        min(min(piece.left for piece in pieces) / aspect, 1.0),
-        min(piece.top for piece in pieces),
-        min(max(piece.right for piece in pieces) / aspect, 1.0),
-        max(piece.bottom for piece in pieces),
-    )
+    edges = (
+        min(piece.left for piece in pieces), min(piece.top for piece in pieces),
+        max(piece.right for piece in pieces), max(piece.bottom for piece in pieces),
+    )  # fmt: skip
+    return Region(label, text, _fractions(edges, aspect), _confidence(pieces))
+
+
+def _table_region(table: TableFound, words: Counter[str], aspect: float) -> Region:
+    rows = [[Cell(_cell_text(slot, words), slot.columns, slot.rows) for slot in row] for row in table.rows]
+    edges = table.left, table.top, table.right, table.bottom
+    return Region("table", to_html(Table(rows)), _fractions(edges, aspect), _confidence(table.pieces))
+
+
+def _cell_text(slot: Slot, words: Counter[str]) -> str:
+    if not slot.pieces:
+        return ""
+    text, *rows = (row.text for row in rows_of(list(slot.pieces)))
+    for row in rows:
+        text = joined(text, row, words)
+    return text
+
+
+def _fractions(edges: Box, aspect: float) -> Box:
+    left, top, right, bottom = edges[0] / aspect, edges[1], edges[2] / aspect, edges[3]
+    return min(1.0, max(0.0, left)), min(1.0, max(0.0, top)), min(1.0, max(0.0, right)), min(1.0, max(0.0, bottom))
+
+
+def _confidence(pieces: Sequence[Piece]) -> float | None:
+    """The mean over the letters, where it is known."""
     known = [(piece.confidence, len(piece.text)) for piece in pieces if piece.confidence is not None]
-    confidence = sum(value * letters for value, letters in known) / sum(n for _, n in known) if known else None
-    return Region(label, text, box, confidence)
+    return sum(value * letters for value, letters in known) / sum(n for _, n in known) if known else None

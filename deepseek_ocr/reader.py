@@ -128,7 +128,7 @@ class Reader:
         """
         info = self.engine.info
         try:
-            image = await self._load(path, page_index, info.needs, options.mode or info.mode)
+            image = await self._seen(path, page_index, WHOLE, options)
         except PageError as error:
             if isinstance(error, WorkerTimeout):
                 await self._probe(path)
@@ -144,13 +144,15 @@ class Reader:
             return _from_text_layer(image, str(error), options, info)
 
         async def ask(view: View, options: Options) -> tuple[PageImage, Completion]:
-            seen = image
-            if view != WHOLE:
-                seen = await self._load(path, page_index, info.needs, options.mode or info.mode, view)
+            seen = image if view == WHOLE else await self._seen(path, page_index, view, options)
             return seen, await self._recognize(seen, options, on_text)
 
         first = await self._judges.run(reading_of, image, completion, options)
         return await recover(image, first, info=info, options=options, ask=ask, judges=self._judges)
+
+    async def look(self, path: Path, page_index: int, view: View, options: Options) -> Completion:
+        """What the engine says of a part of a page, once, unjudged; raises as `Engine.recognize` does."""
+        return await self._recognize(await self._seen(path, page_index, view, options), options, None)
 
     async def picture(self, path: Path, page_index: int, view: View = WHOLE) -> bytes:
         """A PNG of a page, or of a part of it; raises `PageError`, also where nothing is to be seen there."""
@@ -158,6 +160,11 @@ class Reader:
         if not image.png:
             raise PageError("there is nothing to be seen")
         return image.png
+
+    async def _seen(self, path: Path, page_index: int, view: View, options: Options) -> PageImage:
+        """A part of a page as the engine wants it."""
+        info = self.engine.info
+        return await self._load(path, page_index, info.needs, options.mode or info.mode, view)
 
     async def _load(
         self, path: Path, page_index: int, needs: Needs, mode: Mode | None, view: View = WHOLE

@@ -207,6 +207,19 @@ async def test_a_page_that_lies_on_its_side_is_read_upright(reader: Reader, engi
 
 
 @in_one_loop
+async def test_a_part_of_a_page_is_looked_at(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
+    """The engine gets the part alone, and its answer comes as it is, also where it is none."""
+    path = tmp_path / "x.pdf"
+    path.write_bytes(text_pdf(1))
+    engine.answers[0] = [completion("", finish_reason="length"), PageError("no")]
+    view = View((0.0, 0.0, 1.0, 0.5))
+    assert (await reader.look(path, 0, view, Options(Task.FREE))).finish_reason == "length"
+    assert (engine.calls[0].width, engine.calls[0].height) == (595, 421)
+    with pytest.raises(PageError, match="no"):
+        await reader.look(path, 0, view, Options())
+
+
+@in_one_loop
 async def test_a_part_of_a_page_comes_as_a_picture(reader: Reader, tmp_path: Path) -> None:
     """A PNG, as fine as asked for; where nothing can be seen, or there is nothing, that is said."""
     path = tmp_path / "x.pdf"
