@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
 
 from deepseek_ocr.attempt import Reading, assembled, reading_of, text_layer_completion
@@ -44,9 +44,12 @@ TRY_TOKENS: Final = 4096
 MORE_TOKENS: Final = 4 * TRY_TOKENS
 #: A try with fewer tokens left is not worth its picture.
 LEAST_TOKENS: Final = 512
-#: No further try begins so long after the first reading: the slowest engine reads a page in a minute, and a page
-#: that takes ten is taken for a hanging engine (`completion.LONGEST_PAGE_S`).
-MORE_S: Final = 180.0
+#: No further try of a model begins so long after the first one: half of what makes a hanging engine of one page
+#: (`completion.LONGEST_PAGE_S`).  With hundreds of pages in flight a full try takes two minutes.
+MORE_S: Final = 300.0
+#: An engine that is not asked in words is as slow as the processor: all its tries of a page end within so long, if
+#: each takes no longer than the slowest before; the customer's limit for a page.
+PAGE_S: Final = 60.0
 #: Characters of a loop's round from which on the published guard cannot see it (61 tokens), nor a shorter one.
 LONG_ROUND_CHARS: Final = 180
 #: Answers that are judged at once, each in a thread: more would only wait for each other.
@@ -86,10 +89,13 @@ class _Ladder:
     best: Reading
     #: The page as `best` saw it.
     seen: PageImage
+    #: All tries, the first among them, and when that began.
+    tried: list[Attempt]
+    began: float
+    #: How `best` looked at the page.
     view: View = WHOLE
-    tried: list[Attempt] = field(default_factory=list)
+    #: Of the answers to all further tries.
     tokens: int = 0
-    began: float = 0.0
 
     @property
     def bad(self) -> bool:
@@ -98,7 +104,7 @@ class _Ladder:
     async def attempt(self, view: View, options: Options, way: str) -> tuple[PageImage, Reading] | None:
         """Another reading, also noted; None where it is refused, or all is spent."""
         left = MORE_TOKENS - self.tokens
-        if left < LEAST_TOKENS or self.clock() - self.began > MORE_S:
+        if left < LEAST_TOKENS or not self._has_time():
             return None
         began = self.clock()
         try:
@@ -111,6 +117,12 @@ class _Ladder:
             self.tokens += reading.tokens
         self.tried.append(reading.attempt)
         return image, replace(reading, blocks=tuple(placed(reading.blocks, view, self.image.width, self.image.height)))
+
+    def _has_time(self) -> bool:
+        elapsed = self.clock() - self.began
+        if self.info.prompted:
+            return elapsed <= MORE_S
+        return elapsed + max(one.seconds for one in self.tried) <= PAGE_S
 
     def keep(self, reading: Reading, view: View, seen: PageImage) -> None:
         """Take it for the best if it is better."""
@@ -202,7 +214,7 @@ async def recover(
     began = first.attempt
     if first.verdict.problem is None and _reads_lines_apart(image, info, options):
         began = began.model_copy(update={"outcome": "the lines run sideways"})
-    ladder = _Ladder(image, info, options, ask, judges, clock, first, image, tried=[began], began=clock())
+    ladder = _Ladder(image, info, options, ask, judges, clock, first, image, [began], clock() - began.seconds)
     if began.outcome and not options.max_tokens and info.needs != "nothing" and image.ink > 0:
         await _climb(ladder)
     best = ladder.best

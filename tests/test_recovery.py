@@ -18,7 +18,7 @@ from deepseek_ocr.document import Flag, Page
 from deepseek_ocr.errors import EngineDeadError, PageError
 from deepseek_ocr.ink import TEXT
 from deepseek_ocr.prompt import CONTEXT_TOKENS, READING_TASKS, Options, Task
-from deepseek_ocr.recovery import MORE_S, MORE_TOKENS, TRY_TOKENS, Judges, recover
+from deepseek_ocr.recovery import MORE_S, MORE_TOKENS, PAGE_S, TRY_TOKENS, Judges, recover
 from deepseek_ocr.view import WHOLE, View
 
 if TYPE_CHECKING:
@@ -313,17 +313,33 @@ async def test_a_page_costs_a_bounded_number_of_tokens() -> None:
     assert len(asked.calls) == MORE_TOKENS // TRY_TOKENS
 
 
-async def test_a_slow_page_is_not_tried_for_ever() -> None:
+async def test_a_slow_model_is_not_tried_for_ever() -> None:
     """No step begins after a time; the one that runs may end."""
     ticks = itertools.count(step=MORE_S / 4)
     _, asked = await read(says(FAILED), clock=lambda: next(ticks))
-    assert 1 <= len(asked.calls) <= 2
+    assert 1 <= len(asked.calls) <= 3
 
 
-@pytest.mark.parametrize("options", [Options(max_tokens=9)], ids=["bounded by the caller"])
-async def test_who_bounds_the_tokens_gets_one_try(options: Options) -> None:
+@pytest.mark.parametrize(("seconds", "tries"), [(PAGE_S / 4, 2), (PAGE_S / 3, 2), (PAGE_S / 2, 1), (PAGE_S / 1.9, 0)])
+async def test_a_slow_processor_keeps_to_the_time_of_a_page(seconds: float, tries: int) -> None:
+    """Another try is made only if there is time for one as slow as the slowest."""
+    said = replace(answer(GOOD, confidence=0.5), seconds=seconds)
+    now = 0.0
+
+    def say(view: View, options: Options) -> Completion:
+        nonlocal now
+        del view, options
+        now += seconds
+        return said
+
+    _, asked = await read(say, page=image(sideways=True), info=READER, clock=lambda: now)
+    assert len(asked.calls) == tries
+
+
+async def test_who_bounds_the_tokens_gets_one_try() -> None:
     """As at a warm-up: it is cut off on purpose."""
-    page, asked = await read(says(answer("half", "length")), options=options, page=image(text_layer=GOOD))
+    bounded = Options(max_tokens=9)
+    page, asked = await read(says(answer("half", "length")), options=bounded, page=image(text_layer=GOOD))
     assert asked.calls == []
     assert (text(page), page.source) == ("half", "model")
 
