@@ -32,6 +32,8 @@ MIN_ROWS = 3
 WORD_GAP, COLUMN_GAP = 0.5, 0.8
 #: Letters in a cell at most, and in the usual one.
 MAX_CELL_LETTERS, MAX_USUAL_LETTERS = 60, 25
+#: The same of each column where columns of text may stand beside it.
+MAX_BESIDE_LETTERS = 20
 #: From the middle of a row to that of the next, at most.
 MAX_PITCH = 3.0
 #: Rows of a table are of one type size; measured ones differ.
@@ -86,8 +88,13 @@ class _Run:
     size: float
 
 
-def with_tables(rows: list[Row], rules: Sequence[Rule], stand_for: Callable[[TableFound], Row]) -> list[Row]:
-    """The rows of a column, top to bottom, with one row in the place of those of each table."""
+def with_tables(
+    rows: list[Row], rules: Sequence[Rule], stand_for: Callable[[TableFound], Row], *, whole_page: bool
+) -> list[Row]:
+    """Rows from top to bottom, with one row in the place of those of each table.
+
+    They are those of one column of text, or of the `whole_page`, where other columns of text may stand beside a table.
+    """
     found: list[Row] = []
     index = 0
     while index < len(rows):
@@ -96,7 +103,7 @@ def with_tables(rows: list[Row], rules: Sequence[Rule], stand_for: Callable[[Tab
             found.append(rows[index])
             index += 1
             continue
-        table = _table(run, rules)
+        table = None if whole_page and _has_prose(run) else _table(run, rules)
         found += rows[index : index + len(run.rows)] if table is None else [stand_for(table)]
         index += len(run.rows)
     return found
@@ -176,6 +183,15 @@ def _table(run: _Run, rules: Sequence[Rule]) -> TableFound | None:
         return None
     rows = tuple(tuple(Slot(cell.pieces if cell else ()) for cell in cells) for cells in grid)
     return TableFound(*edges, rows)
+
+
+def _has_prose(run: _Run) -> bool:
+    """Whether one of the columns may be a column of text."""
+    lengths = [
+        [len(cell.text) for cells in run.rows if (cell := _in_column(cells, column)) is not None]
+        for column in run.columns
+    ]
+    return any(statistics.median(column) > MAX_BESIDE_LETTERS for column in lengths)
 
 
 def _in_column(cells: list[_Cell], column: tuple[float, float]) -> _Cell | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.boxes import WrittenBox
     from deepseek_ocr.completion import Box, Completion, PageImage, Region
     from deepseek_ocr.document import Category
-    from deepseek_ocr.grounding import RawBlock
+    from deepseek_ocr.raw_blocks import RawBlock
 
 #: Answers to these name no labels: the text itself stands where the label does otherwise.
 _TEXT_IN_REF: Final = frozenset({Task.IMAGE, Task.LOCATE})

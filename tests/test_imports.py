@@ -33,6 +33,7 @@ ROWS = {
         "pages_pdf",
         "pages",
         "boxes",
+        "raw_blocks",
         "grounding",
         "scripts",
         "detection",
