@@ -23,7 +23,7 @@ from deepseek_ocr.prompt import READING_TASKS
 from deepseek_ocr.repetition import compression_ratio, distinct_line_ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -72,6 +72,9 @@ class Thresholds:
 
 
 LIMITS: Final = Thresholds()
+_FIGURES: Final = frozenset({"figure", "chart"})
+#: Boxes from which on their number may not fit into 16 bits.
+_MANY: Final = 2**13
 
 
 class Fault(StrEnum):
@@ -129,12 +132,39 @@ def judge(
     image: PageImage, completion: Completion, blocks: Sequence[Block], task: Task, loop: Loop | None = None
 ) -> Verdict:
     """Judge a reading; `blocks` are of the completion without its `loop`."""
-    reading = task in READING_TASKS
+    ink = _text_ink(image, blocks)
     found = _ending(completion, loop) or _emptiness(image, completion)
-    if found is None and reading:
-        found = _repetition(completion) or _regions(completion) or _unread(image, blocks)
+    if found is None and task in READING_TASKS:
+        found = _repetition(completion) or _regions(completion) or (_unread(ink, blocks) if ink else None)
     fault, problem = found or (None, None)
-    return Verdict(problem, fault, score(image, completion, blocks))
+    return Verdict(problem, fault, _score(completion, blocks, ink))
+
+
+@dataclass(frozen=True, slots=True)
+class _TextInk:
+    """Cells of the ink's grid that look like text."""
+
+    total: int
+    #: Those in blocks, and those in figures; None where most blocks have no box.
+    read: int | None
+    drawn: int
+    #: All that is ink.
+    ink: int
+
+
+def _text_ink(image: PageImage, blocks: Sequence[Block]) -> _TextInk | None:
+    """None where nobody looked at the page."""
+    if image.ink_grid is None:
+        return None
+    text = image.ink_grid == TEXT
+    boxes = [block.relative_box for block in blocks if block.relative_box]
+    figures = [block.relative_box for block in blocks if block.relative_box and block.category in _FIGURES]
+    return _TextInk(
+        int(np.count_nonzero(text)),
+        int(np.count_nonzero(text & covered(text.shape, boxes))) if len(boxes) * 2 >= len(blocks) else None,
+        int(np.count_nonzero(text & covered(text.shape, figures))) if figures else 0,
+        int(np.count_nonzero(image.ink_grid)),
+    )
 
 
 _Found = tuple[Fault, str]
@@ -167,27 +197,18 @@ def _repetition(completion: Completion) -> _Found | None:
     return None
 
 
-def _unread(image: PageImage, blocks: Sequence[Block]) -> _Found | None:
+def _unread(ink: _TextInk, blocks: Sequence[Block]) -> _Found | None:
     """Ink that looks like text, against what was read of it."""
-    grid = image.ink_grid
-    if grid is None:
-        return None
-    text = grid == TEXT
-    total = int(text.sum())
-    figures = [block for block in blocks if block.category in {"figure", "chart"}]
     letters = sum(_letters(block.text) for block in blocks)
-    if (
-        any(_area(block) >= LIMITS.picture for block in figures)
-        and letters < LIMITS.picture_letters
-        and total >= max(LIMITS.unread_cells, LIMITS.picture_text * int((grid > 0).sum()))
-    ):
-        return Fault.PICTURE, "the whole page was taken for one picture although it is full of text"
-    boxes = [block.relative_box for block in blocks if block.relative_box]
-    if len(boxes) * 2 >= len(blocks):
-        unread = int(text[~covered(grid.shape, boxes)].sum())
-        if unread > max(LIMITS.unread_cells, LIMITS.unread * total):
-            return Fault.UNDER_READ, f"{unread / total:.0%} of what looks like text was not read"
-    outside = int(text[~covered(grid.shape, [block.relative_box for block in figures if block.relative_box])].sum())
+    one_picture = any(block.category in _FIGURES and _area(block) >= LIMITS.picture for block in blocks)
+    if one_picture and letters < LIMITS.picture_letters:
+        if ink.total >= max(LIMITS.unread_cells, LIMITS.picture_text * ink.ink):
+            return Fault.PICTURE, "the whole page was taken for one picture although it is full of text"
+        return None
+    unread = ink.total - ink.read if ink.read is not None else 0
+    if unread > max(LIMITS.unread_cells, LIMITS.unread * ink.total):
+        return Fault.UNDER_READ, f"{unread / ink.total:.0%} of what looks like text was not read"
+    outside = ink.total - ink.drawn
     if outside > LIMITS.unread_cells and letters < LIMITS.letters * outside:
         return Fault.UNDER_READ, f"only {letters} letters were read where the page looks full of text"
     return None
@@ -210,11 +231,11 @@ def _regions(completion: Completion) -> _Found | None:
     return None
 
 
-def covered(shape: tuple[int, ...], boxes: Iterable[Box]) -> NDArray[np.bool_]:
+def covered(shape: tuple[int, ...], boxes: Sequence[Box]) -> NDArray[np.bool_]:
     """The cells of a grid (rows, columns) that lie in a box (fractions of the page), or close to one."""
     rows, columns = shape
     # The corners of each box alone, summed up at the end: linear, however large the boxes are.
-    edges = np.zeros((rows + 1, columns + 1), np.int32)
+    edges = np.zeros((rows + 1, columns + 1), np.int16 if len(boxes) < _MANY else np.int32)
     for left, top, right, bottom in boxes:
         x0, x1 = (round(min(max(side, 0), 1) * columns) for side in (left - LIMITS.margin, right + LIMITS.margin))
         y0, y1 = (round(min(max(side, 0), 1) * rows) for side in (top - LIMITS.margin, bottom + LIMITS.margin))
@@ -222,25 +243,23 @@ def covered(shape: tuple[int, ...], boxes: Iterable[Box]) -> NDArray[np.bool_]:
         edges[y1, x1] += 1
         edges[y0, x1] -= 1
         edges[y1, x0] -= 1
-    return np.asarray(edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0)
+    np.cumsum(edges, axis=0, out=edges)
+    np.cumsum(edges, axis=1, out=edges)
+    return np.asarray(edges[:-1, :-1] > 0)
 
 
-def score(image: PageImage, completion: Completion, blocks: Sequence[Block]) -> float:
+def _score(completion: Completion, blocks: Sequence[Block], ink: _TextInk | None) -> float:
     """How much was read: the bytes that the text cannot be packed under, trusted as its engine and its places are."""
+    if not blocks:
+        return 0.0
     packed = len(zlib.compress("\n".join(block.text for block in blocks).encode("utf-8", "replace"), 1))
     confidence = mean_confidence(completion)
     # What is read upside down still has a confidence of some 0.6.
     trust = 1.0 if confidence is None else max(0.0, 2 * confidence - 1) ** 2
-    return packed * trust * (1 + _seen(image, blocks)) / 2 if blocks else 0.0
-
-
-def _seen(image: PageImage, blocks: Sequence[Block]) -> float:
-    """The share of what looks like text that blocks cover; 0 where nobody knows their places."""
-    boxes = [block.relative_box for block in blocks if block.relative_box]
-    if image.ink_grid is None or not boxes:
-        return float(bool(boxes))
-    text = image.ink_grid == TEXT
-    return float(text[covered(text.shape, boxes)].sum()) / max(1, int(text.sum()))
+    seen = float(any(block.relative_box for block in blocks))
+    if ink is not None:
+        seen = (ink.read or 0) / max(1, ink.total)
+    return packed * trust * (1 + seen) / 2
 
 
 def _letters(text: str) -> int:
