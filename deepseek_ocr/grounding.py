@@ -51,9 +51,9 @@ _BEGINNINGS: Final = frozenset({_REF, _DET, ""})
 _RESTARTS: Final = frozenset({_DET, _REF_END})
 #: What does not join the tags right before it as one oddity.
 _STOPS: Final = _BEGINNINGS | {_END}
-#: What some hosts put around the answer.
-_WRAPPER = re.compile(r"\s*+<markdown>\s*+")
-_WRAPPER_END = "</markdown>"
+#: What some hosts put before the answer, and what the model's own infer() prints there; and what they put behind it.
+_WRAPPER = re.compile(r"\s*+(?:<markdown>|=++\nBASE:[^\n]*+\n(?:NO )?PATCHES[^\n]*+\n=++\n)\s*+")
+_WRAPPER_END, _REPORT = "</markdown>", "\nimage size: "
 
 #: Something in brackets, or numbers behind one, where the box should stand.
 _FRAGMENT = re.compile(rf"[ \t]*+\[++(?:[^\[\]\n<]{{0,{MAX_JUNK_CHARS}}}+\]++|[\d., -]*+)")
@@ -61,7 +61,8 @@ _FRAGMENT = re.compile(rf"[ \t]*+\[++(?:[^\[\]\n<]{{0,{MAX_JUNK_CHARS}}}+\]++|[\
 _BOX_CHARACTERS = "[](),;0123456789.+- "
 #: A label that was not closed: alone on its line, or with a tag or box behind it.
 _OPEN_LABEL = re.compile(rf"[ \t]*+([A-Za-z_]{{1,{_MAX_OPEN_LABEL_CHARS}}}+)[ \t]*+(?=[\r\n<\[]|\Z)")
-_PLAIN_LABEL = re.compile(r"[a-z]+(?:_[a-z]+)*")
+#: A label as the model knows some; other words may be text of the page.
+PLAIN_LABEL: Final = re.compile(r"[a-z]+(?:_[a-z]+)*")
 #: A label and its box as they read where a host drops special tokens, and the same where the text is in its place.
 _BARE = rf"[ \t]*+([A-Za-z_]{{1,{_MAX_OPEN_LABEL_CHARS}}}+)[ \t]*+({BOXES.pattern})"
 _BARE_TEXT = rf"([^\n]*?)({BOXES.pattern})"
@@ -139,6 +140,10 @@ class _Scanner:
             self._note(OddityKind.WRAPPER, 0, begin)
             if self.text.endswith(_WRAPPER_END, begin, self.last):
                 end = self.last - len(_WRAPPER_END)
+            elif (report := self.text.rfind(_REPORT, begin)) >= 0:
+                rule = self.text[begin:report].rpartition("\n")[2]
+                end = report - len(rule) * (not rule.strip("="))
+            if end < self.last:
                 self._note(OddityKind.WRAPPER, end, self.last)
         return begin, end
 
@@ -327,7 +332,7 @@ class _Scanner:
         start, end = ref
         if start == end:
             return ()
-        if self.text_in_ref and not (has_text and _PLAIN_LABEL.fullmatch(self.text[start:end].strip())):
+        if self.text_in_ref and not (has_text and PLAIN_LABEL.fullmatch(self.text[start:end].strip())):
             return self._trimmed(start, end)
         return () if self._is_short(start, end) else self._trimmed(start, end)
 

@@ -57,6 +57,16 @@ RAW = {
     "no HTML in a table": (tag("table") + "a 1", [("table", "a 1")]),
     "a table without cells": (tag("table") + "<table></table>", [("table", "")]),
     "a heading's marks": (tag("sub_title") + "### Sea\nand land", [("heading", "Sea and land")]),
+    "a heading amid a text": (
+        tag("text") + "a\n## Sea\nb", [("text", "a"), ("heading", "Sea"), ("text", "b")],
+    ),
+    "a text that is a heading": (tag("text") + "### Sea", [("heading", "Sea")]),
+    "comments in code": (tag("text") + "# Plot:\nplot()", [("text", "# Plot:\nplot()")]),
+    "code with marks of headings": (tag("text") + "```\n## x\n```", [("text", "```\n## x\n```")]),
+    "a page that is one block": ("## Sea\na", [("text", "## Sea\na")]),
+    "text in the place of labels": (
+        tag("1 Sea") + tag("Land") + tag("header"), [("text", "1 Sea"), ("text", "Land"), ("text", "")],
+    ),
     "two headings": (tag("sub_title") + "# Sea\n## Land", [("heading", "Sea"), ("heading", "Land")]),
     "a heading and a formula": (tag("sub_title") + "## Sea\n\\[x\\]", [("heading", "Sea"), ("text", "\\[x\\]")]),
     "a heading and a paragraph": (

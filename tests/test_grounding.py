@@ -84,6 +84,12 @@ SAMPLES: dict[str, Row] = {
     # Around the answer
     "a foreign prefix": Row(f"<markdown>{TEXT}\nA", [plain("A")], (K.WRAPPER,)),
     "wrapped": Row(f"<markdown>\n{TEXT}\nA\n</markdown>\n", [plain("A")], (K.WRAPPER, K.WRAPPER)),
+    "what infer() prints": Row(
+        f"{'=' * 21}\nBASE:  torch.Size([1, 256, 1280])\nNO PATCHES\n{'=' * 21}\n{TEXT}\nA\n{'=' * 50}\n"
+        f"image size:  (626, 626)\nvalid image tokens:  256\n{'=' * 50}\n===============save results:===============\n",
+        [plain("A")],
+        (K.WRAPPER, K.WRAPPER),
+    ),
     "an end without a prefix": Row(f"{TEXT}\nA </markdown>", [plain("A </markdown>")]),
     # Labels
     "ref not closed": Row("<|ref|>text\nA sum\n", [("text", "A sum", [])], (K.REF_UNCLOSED,)),
