@@ -53,9 +53,9 @@ class Thresholds:
     #: Different lines among all: outputs have 0.45 and more, a list of equal answers may have less.
     distinct_lines: float = 0.2
     #: Share of the ink that looks like text above which it may not stand outside of all blocks, and the same in cells
-    #: of the ink's grid, about six lines of print (a page of it has 24,000).  Samples with so many have 0.13 at most;
-    #: the model leaves out running heads, feet and page numbers.
-    unread: float = 0.4
+    #: of the ink's grid, about six lines of print (a page of it has 24,000).  Samples have fewer, and of 5,000 and more
+    #: 0.13 at most; the model leaves out running heads, feet and page numbers.
+    unread: float = 0.3
     unread_cells: int = 1500
     #: Room around a block that counts as its own, as a share of the page: boxes are tight.
     margin: float = 0.01
@@ -63,9 +63,9 @@ class Thresholds:
     #: research), and the letters beside it that are too few then.
     picture: float = 0.8
     picture_letters: int = 40
-    #: Cells of text in such a picture, as a share of its ink: photographs have 0.01, a scan with a picture 0.15 to 0.5,
-    #: pages of text 0.6 to 0.95.
-    picture_text: float = 0.4
+    #: Cells of text in such a picture, as a share of its ink: samples that are pictures have 0.15 at most, magazine
+    #: pages half of pictures 0.17 to 0.5, pages of text 0.5 to 0.95.
+    picture_text: float = 0.2
     #: Letters to a cell of ink that looks like text, below which it was not read: samples have 0.041 and more (large
     #: type), most 0.15; upside down some have 0.02.
     letters: float = 0.02
