@@ -34,8 +34,8 @@ WORD_GAP, COLUMN_GAP = 0.5, 0.8
 MAX_CELL_LETTERS, MAX_USUAL_LETTERS = 60, 25
 #: The same of each column where columns of text may stand beside it.
 MAX_BESIDE_LETTERS = 20
-#: From the middle of a row to that of the next, at most.
-MAX_PITCH = 3.0
+#: From the middle of a row to that of the next, at most, and against the least such distance above it.
+MAX_PITCH, MAX_PITCH_RATIO = 3.0, 1.8
 #: Rows of a table are of one type size; measured ones differ.
 SIZE_RATIO = 1.3
 #: Edges or middles of cells that differ by less are flush, and the share of the cells of each column that are.
@@ -113,14 +113,18 @@ def _run(rows: list[Row], start: int) -> _Run:
     """As many rows from this one on as have the same columns."""
     run = _Run([], [], rows[start].size)
     previous = rows[start]
+    farthest = MAX_PITCH * previous.size
     for row in rows[start:]:
         cells = _cells(row)
-        near = row.middle - previous.middle <= MAX_PITCH * max(row.size, previous.size) and _alike(row.size, run.size)
+        pitch = row.middle - previous.middle
+        near = pitch <= farthest and _alike(row.size, run.size)
         columns = _columns(run.columns, cells, COLUMN_GAP * row.size) if cells and near else []
         if not columns or (len(cells) < 2 and not run.rows):  # noqa: PLR2004 - a table begins with a full row
             break
         run.rows.append(cells)
         run.columns[:] = columns
+        if pitch > 0:
+            farthest = min(farthest, MAX_PITCH_RATIO * pitch)
         previous = row
     while run.rows and len(run.rows[-1]) < 2:  # noqa: PLR2004 - and ends with one
         run.rows.pop()
@@ -171,6 +175,7 @@ def _table(run: _Run, rules: Sequence[Rule]) -> TableFound | None:
         or statistics.median(lengths) > MAX_USUAL_LETTERS
         or len(filled) < MIN_FULL * len(grid) * len(columns)
         or any(_LEADER.search(cell.text) for cell in filled)
+        or any(_labels(column) for column in columns)
         or not all(_is_flush(column, run.size) for column in columns)
     ):
         return None
@@ -213,7 +218,7 @@ def _is_flush(column: Sequence[_Cell | None], size: float) -> bool:
 
 
 def _is_framed(edges: tuple[float, float, float, float], rules: Sequence[Rule], size: float) -> bool:
-    """Whether two level rules and more, of about its width, stand above, in and below a table."""
+    """Whether level rules of about its width stand above a table or below its head, and below the whole."""
     left, top, right, bottom = edges
     places = sorted(
         rule.at
@@ -223,7 +228,7 @@ def _is_framed(edges: tuple[float, float, float, float], rules: Sequence[Rule], 
         and RULE_SHARE * (right - left) <= rule.end - rule.start <= (right - left) / RULE_SHARE
         and min(right, rule.end) - max(left, rule.start) >= RULE_SHARE * (right - left)
     )
-    return len(places) > 1 and places[-1] - places[0] > size
+    return len(places) > 1 and places[0] < top + 2 * size and places[-1] > max(bottom - size, places[0] + size)
 
 
 def _has_figures(columns: list[tuple[_Cell | None, ...]]) -> bool:
@@ -233,7 +238,7 @@ def _has_figures(columns: list[tuple[_Cell | None, ...]]) -> bool:
     if len(columns) < 2:  # noqa: PLR2004
         return False
     cells = [cell for column in columns for cell in column if cell is not None]
-    if any(_labels(column) for column in columns) or _counts_up(columns[-1]):
+    if _counts_up(columns[-1]):
         return False
     if len(columns) == 2:  # noqa: PLR2004
         height = len(columns[0])

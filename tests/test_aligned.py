@@ -68,6 +68,15 @@ def test_rules_above_and_below_words() -> None:
     assert tables(page(WORDS), [rule(60, 40, 540, 40), rule(60, 800, 540, 800)]) == []
 
 
+def test_rules_of_the_next_table() -> None:
+    """The rules of a table do not make one of the form above it."""
+    top = 100 + PITCH * 5
+    rules = [rule(60, top - 4, 340, top - 4), rule(60, top + 12, 340, top + 12), rule(60, top + 60, 340, top + 60)]
+    words = [["Name", "Maria", "x"], ["Street", "Quay", "y"], ["Town", "Kiel", "z"], ["Land", "Holstein", "q"]]
+    form = page([" | ".join(row) for row in words])
+    assert tables(form + page(WORDS, top=top), rules) == [[[cell.strip() for cell in row.split("|")] for row in WORDS]]
+
+
 SENTENCE = "and so the boats went out into the"
 NONE: dict[str, list[str]] = {
     "words in columns": WORDS,
