@@ -138,7 +138,7 @@ class OpenPdf:
         pymupdf = mupdf()
         rendered = True
         try:
-            if _is_missing(self._document, page_index):
+            if is_missing(self._document, page_index):
                 raise PageError("the page is missing from the file, which is cut off or damaged")
             page = self._document.load_page(page_index)
             pymupdf.TOOLS.reset_mupdf_warnings()  # what MuPDF says from here on is about this page
@@ -202,7 +202,7 @@ def _count_pages(document: Any, max_pages: int) -> int:
     try:
         count = int(document.page_count)
         looked_at = range(min(count, max_pages))
-        lost = document.is_repaired and all(_is_missing(document, index) for index in looked_at)
+        lost = document.is_repaired and all(is_missing(document, index) for index in looked_at)
     except (MemoryError, OSError):
         raise
     except Exception as error:
@@ -216,7 +216,7 @@ def _count_pages(document: Any, max_pages: int) -> int:
     return count
 
 
-def _is_missing(document: Any, page_index: int) -> bool:
+def is_missing(document: Any, page_index: int) -> bool:
     """Whether the list of pages names an object that the file does not hold, as its end is cut off.
 
     MuPDF shows such a page as an empty one of US letter size, which would pass for a blank page.

@@ -50,6 +50,7 @@ ROWS = {
         "headings",
         "markup",
         "markdown",
+        "layout_pdf",
         "figures",
         "prose",
         "keywords",
