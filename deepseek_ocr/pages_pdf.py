@@ -28,7 +28,7 @@ from PIL import Image
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import Corrupt, Encrypted, NoPages, PageError, TooManyPages
 from deepseek_ocr.grids import MAX_RULES
-from deepseek_ocr.ink import GRID_CELLS, ink_share
+from deepseek_ocr.ink import GRID_CELLS, Ink, look
 from deepseek_ocr.layout import Line, regions_from_lines
 from deepseek_ocr.sizes import MIN_LONG_SIDE_PX, POINTS_PER_INCH, image_size
 from deepseek_ocr.view import WHOLE
@@ -148,21 +148,24 @@ class OpenPdf:
             rgb: NDArray[np.uint8] | None = None
             if pixels:
                 rgb = _render(page, part, _size(page, part, view.side_px, dpi, max_page_px))
-                ink = ink_share(Image.fromarray(rgb))
+                ink = look(Image.fromarray(rgb))
             elif text_layer:
-                ink = _text_share(text_layer)
+                ink = Ink(_text_share(text_layer), None, sideways=False)
                 rendered = False
             else:
                 # Without text one question is left: is the page blank?  The grid of the ink answers it.
                 scale = GRID_CELLS / max(width, height)
                 size = image_size(width, height, scale=scale, max_page_px=max_page_px)
-                ink = ink_share(Image.fromarray(_render(page, part, size)))
+                ink = look(Image.fromarray(_render(page, part, size)))
             messages = pymupdf.TOOLS.mupdf_warnings()
-            if view == WHOLE and not ink and not text_layer and _has_content(self._document, page):
+            if view == WHOLE and not ink.share and not text_layer and _has_content(self._document, page):
                 trouble = _those(TROUBLE, messages)
                 if trouble:
                     raise PageError(f"the page is damaged and nothing of it can be seen: {trouble}")
-            return PageImage(page_index, width, height, "pt", rgb, ink, text_layer, damage=_those(LOSS, messages))
+            return PageImage(
+                page_index, width, height, "pt", rgb, ink.share, text_layer, damage=_those(LOSS, messages),
+                ink_grid=ink.grid, sideways=ink.sideways,
+            )  # fmt: skip
         finally:
             # PyMuPDF collects warnings without bound.
             pymupdf.TOOLS.reset_mupdf_warnings()

@@ -14,9 +14,9 @@ MAX_LINES = 400
 ROWS = {
     "deepseek_ocr": [
         "errors",
+        "guard",
         "prompt",
         "tiles",
-        "guard",
         "completion",
         "view",
         "processes",
@@ -61,6 +61,9 @@ ROWS = {
         "servers",
         "chat",
         "engine",
+        "attempt",
+        "halves",
+        "recovery",
         "reader",
     ],
     "daemon": [

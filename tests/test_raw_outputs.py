@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 from markdown_it import MarkdownIt
 
+from deepseek_ocr.attempt import page_from
 from deepseek_ocr.completion import Completion, PageImage
 from deepseek_ocr.grounding import PLAIN_LABEL, parse
 from deepseek_ocr.headings import levelled, survey
 from deepseek_ocr.markdown import page_markdown
-from deepseek_ocr.reader import page_from
 
 if TYPE_CHECKING:
     from deepseek_ocr.document import Page
