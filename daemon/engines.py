@@ -17,14 +17,13 @@ from deepseek_ocr.engine.transformers_config import TransformersSettings
 from deepseek_ocr.engine.vllm_plan import VllmSettings
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.pages import Limits
-from deepseek_ocr.prompt import Options
+from deepseek_ocr.prompt import Options, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daemon.config import Settings
+    from daemon.config import Inbox, Settings
     from deepseek_ocr.completion import Engine
-    from deepseek_ocr.prompt import Task
     from deepseek_ocr.reader import Reader
 
 
@@ -39,6 +38,10 @@ PACKAGES = (
 )  # fmt: skip
 #: Enough for the warm-up page's one line; a model that reads it wrongly must not go on for thousands.
 WARMUP_TOKENS = 64
+
+
+#: What the second pass asks for.
+SECOND_PASS_TASKS = frozenset({Task.FIGURE, Task.DESCRIBE})
 
 
 class Refused(Exception):
@@ -63,8 +66,22 @@ def build_engine(settings: Settings, tasks: Sequence[Task] | None = None) -> tup
         cpu_workers=wanted.cpu.workers,
         rec_model=wanted.cpu.rec_model or None,
     )
-    refuse_tasks(engine, [inbox.task for inbox in settings.inbox] if tasks is None else tasks)
+    if tasks is None:
+        refuse_inboxes(engine, settings.inbox)
+    else:
+        refuse_tasks(engine, tasks)
     return choice, engine
+
+
+def refuse_inboxes(engine: Engine, inboxes: Sequence[Inbox]) -> None:
+    """Raise `Refused` where an inbox asks for what is beyond the engine."""
+    refuse_tasks(engine, [inbox.task for inbox in inboxes])
+    for inbox in inboxes:
+        if inbox.second_pass and not engine.info.tasks >= SECOND_PASS_TASKS:
+            raise Refused(
+                f"the {engine.info.name} engine reads text and cannot describe a figure: set second_pass = false in "
+                f"the inbox {inbox.name}"
+            )
 
 
 def refuse_tasks(engine: Engine, tasks: Sequence[Task]) -> None:

@@ -11,12 +11,12 @@ import os
 import socket
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health, Region
 from deepseek_ocr.document import Block, Page
 from deepseek_ocr.errors import Corrupt, EngineDeadError
-from deepseek_ocr.pages import DocumentInfo
+from deepseek_ocr.pages import DocumentInfo, Limits
 from deepseek_ocr.prompt import READING_TASKS
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Needs, PageImage
     from deepseek_ocr.prompt import Options
+    from deepseek_ocr.view import View
+
+T = TypeVar("T")
 
 # Documents and pages
 
@@ -63,6 +66,9 @@ class FakeReader:
         #: Documents, and pages by (words, page number), that are never finished.
         self.held: set[str] = set()
         self.held_pages: set[tuple[str, int]] = set()
+        #: Page numbers that were looked at again, in order.
+        self.looked_closer: list[int] = []
+        self.limits = Limits()
         #: While it is cleared every page waits.
         self.gate = asyncio.Event()
         self.gate.set()
@@ -95,6 +101,25 @@ class FakeReader:
         finally:
             self.in_flight -= 1
         return fake_page(number, f"{words} {number}", problem=self.problems.get((words, number)))
+
+    async def look_closer(self, path: Path, page: Page, options: Options) -> Page:
+        """The page with a word for each figure."""
+        del path, options
+        self.looked_closer.append(page.page_number)
+        blocks = (
+            block.model_copy(update={"description": "seen closer"}) if block.category == "figure" else block
+            for block in page.blocks
+        )
+        return page.model_copy(update={"blocks": tuple(blocks)})
+
+    async def picture(self, path: Path, page_index: int, view: View) -> bytes:
+        """A part of a page, as bytes that say which."""
+        return f"{path.name} {page_index} {view.box}".encode()
+
+
+async def run_here(function: Callable[..., T], /, *args: object) -> T:
+    """Where a test needs no process."""
+    return function(*args)
 
 
 def _parse(path: Path) -> tuple[int, str]:

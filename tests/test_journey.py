@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from structlog.testing import capture_logs
 
+from daemon.assembly import Assembler
 from daemon.config import Inbox, Limits, Watch
 from daemon.fair import PageSlots
 from daemon.intake import Intake
@@ -25,7 +26,7 @@ from daemon.share import Share
 from daemon.worker import Worker
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, TooManyPages, WorkerDied
 from tests.conftest import eventually
-from tests.fakes import DropRoot, FakeReader, fake_document
+from tests.fakes import DropRoot, FakeReader, fake_document, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,9 @@ class Journey:
         self.ledger = Ledger(state_dir)
         self.owner = this_owner("test")
         self.worker = Worker(
-            inspect=self.reader.inspect, read_page=self.reader.read_page, slots=self.slots, ledger=self.ledger,
-            engine=engine, instance="test", max_attempts=max_attempts, ledger_fault=self._ledger_fault,
+            reader=self.reader, assembler=Assembler(self.reader.picture, run_here), slots=self.slots,
+            ledger=self.ledger, engine=engine, instance="test", max_attempts=max_attempts,
+            ledger_fault=self._ledger_fault,
         )  # fmt: skip
         self._roots = roots
         self._watch = watch or Watch(settle_s=0.05, rescan_s=0.2)
@@ -81,7 +83,7 @@ class Journey:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop; unless it was killed or stopped before, as a service does that is asked to."""
-        if not self.worker.draining:
+        if not self.worker.passes.draining:
             await self.drain()
         self._end()
         await self._stack.aclose()
@@ -100,7 +102,7 @@ class Journey:
 
     def kill(self) -> None:
         """Leave everything lying as it is; nobody signs off."""
-        self.worker.draining = True
+        self.worker.passes.draining = True
         for task in self.intake.running:
             task.cancel()
 
@@ -395,7 +397,7 @@ async def test_a_drain_finishes_the_pages_in_flight_and_no_more(root: DropRoot, 
         root.drop("long.pdf", fake_document(10, "long"))
         await eventually(lambda: reader.in_flight == 2)
         stopping = asyncio.create_task(journey.drain())
-        await eventually(lambda: journey.worker.draining)
+        await eventually(lambda: journey.worker.passes.draining)
         reader.gate.set()
         await stopping
         assert len(reader.calls) == 2
@@ -421,7 +423,7 @@ async def test_checkpoints_of_something_else_are_ignored(
         root.drop("long.pdf", fake_document(3, "long"))
         await eventually(lambda: reader.in_flight == 2)
         stopping = asyncio.create_task(journey.drain())
-        await eventually(lambda: journey.worker.draining)
+        await eventually(lambda: journey.worker.passes.draining)
         reader.gate.set()
         await stopping
     async with Journey(tmp_path, root, reader=reader, **change):
