@@ -59,7 +59,7 @@ def blocks_of(image: PageImage, completion: Completion, task: Task) -> tuple[tup
     """The blocks of a page in reading order, and what was odd in a raw text."""
     if completion.regions:
         return _numbered(image, [_from_region(region) for region in completion.regions]), ()
-    grounding = parse(_storable(completion.text), text_in_ref=task in _TEXT_IN_REF)
+    grounding = parse(storable(completion.text), text_in_ref=task in _TEXT_IN_REF)
     pieces = [piece for block in grounding.blocks for piece in _from_raw(block, task)]
     pieces = [_mended(part) for piece in _tables_apart(pieces) for part in _headings_apart(piece)]
     oddities = tuple(PageOddity(kind=oddity.kind, text=oddity.text) for oddity in grounding.oddities)
@@ -69,11 +69,11 @@ def blocks_of(image: PageImage, completion: Completion, task: Task) -> tuple[tup
 def _from_region(region: Region) -> _Piece:
     category = category_of(region.label)
     return _Piece(
-        region.label, category, _storable(region.text), markup=False, box=region.box, confidence=region.confidence
+        region.label, category, storable(region.text), markup=False, box=region.box, confidence=region.confidence
     )
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Without what neither JSON nor a text file can hold: broken fonts map letters to lone surrogates and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 

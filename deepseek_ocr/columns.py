@@ -53,6 +53,8 @@ class Piece:
     confidence: float | None
     bold: bool
     vertical: bool
+    #: The number of the table that it stands for, whose text it has.
+    table: int | None = None
 
     @property
     def middle(self) -> float:

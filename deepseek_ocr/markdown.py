@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from deepseek_ocr.headings import DEFAULT_LEVEL, TITLE_LEVEL, is_title
-from deepseek_ocr.markup import cell_text, formula_markdown, line_markdown, text_markdown
-from deepseek_ocr.tables import parse_table, to_html, to_pipes
+from deepseek_ocr.markup import cell_text, code_markdown, formula_markdown, is_prose, line_markdown, text_markdown
+from deepseek_ocr.tables import find_tables, parse_table, to_html, to_pipes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from deepseek_ocr.document import Block, Page
 
 #: Bullets on paper -> a list item.
@@ -117,6 +119,25 @@ def _figure(block: Block, images: str, title: str) -> str:
         picture = f"![{alt}]({quote(f'{images}/{block.image}', errors='surrogateescape')})"
     else:
         picture = f"<!-- {block.category} {block.id} -->"
-    parts = [picture, _text(block.text, markup=block.markup)]
-    parts += [_table(text, markup=True) for text in (block.description, block.data) if text]
+    parts = [
+        picture,
+        _text(block.text, markup=block.markup),
+        _quoted(block.description or ""),
+        *_data(block.data or ""),
+    ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _quoted(text: str) -> str:
+    """Words about the page that do not stand on it."""
+    return "\n".join(f"> {line}".rstrip() for line in text_markdown(text).splitlines())
+
+
+def _data(text: str) -> Iterator[str]:
+    """The tables in what was read from a figure, and what stands around them: words, or a notation as it is."""
+    at = 0
+    for start, end in [*find_tables(text), (len(text), len(text))]:
+        if around := text[at:start].strip():
+            yield _quoted(around) if is_prose(around) else code_markdown(around)
+        yield _table(text[start:end], markup=True)
+        at = end

@@ -38,6 +38,9 @@ _UNDERLINE = re.compile(r"=+|-{1,2}")
 #: Definitions of links and footnotes, which are not shown where they stand; "+" as a bullet; the other fence.
 _HIDING = re.compile(r"\[[^\]\n]+\]:|\+(?=\s|$)|~~~")
 _TAB_STOP: Final = 4
+_PLAIN_WORD = re.compile(r"[\"'(“„‘]?[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*[\"')”’.,;:!?]*")  # noqa: RUF001 - as people write
+#: Words of a text at least; in Chinese, Japanese and Korean they are not told apart.
+_MIN_WORDS, _FIRST_CJK = 3, "\u2e80"
 
 
 def text_markdown(text: str) -> str:
@@ -109,6 +112,21 @@ def _escaped(found: re.Match[str]) -> str:
     if sign[0] == "`":
         return "\\`" * len(sign)
     return f"{sign[:-1]}\\{sign[-1]}" if len(sign) > 1 else f"\\{sign}"
+
+
+def is_prose(text: str) -> bool:
+    """Whether a text is written in words, and not a notation whose signs and lines matter: SMILES, a dictionary."""
+    if text.lstrip()[:1] in {"{", "["}:
+        return False
+    words = text.split()
+    plain = sum(bool(_PLAIN_WORD.fullmatch(word)) for word in words)
+    return (plain >= _MIN_WORDS and 2 * plain > len(words)) or any(sign > _FIRST_CJK for sign in text)
+
+
+def code_markdown(text: str) -> str:
+    """A text on lines of its own in which no sign is markup."""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}\n{text}\n{ticks}"
 
 
 # Blocks of code

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from deepseek_ocr.errors import Corrupt, EmptyFile, FileTooLarge, PageError, UnsupportedType
+from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.pages_image import OpenImage
     from deepseek_ocr.pages_pdf import OpenPdf
     from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.view import View
 
 MIB: Final = 1024 * 1024
 #: What operators' limits are counted in.
@@ -107,23 +109,39 @@ def load_page(
     limits: Limits,
     mode: Mode | None = None,
     dpi: float = RENDER_DPI,
+    view: View = WHOLE,
 ) -> PageImage:
-    """One page, upright; raises `PageError`, and a `DocumentError` where the whole document cannot be read.
+    """A page, upright, or a part of it; raises `PageError`, and a `DocumentError` where the document cannot be read.
 
     `needs` says what becomes of its picture; with "nothing" a page that has text is not rendered, and its ink is then
     the area of that text.  "tiles" are those of `mode`.
+    A `view` that is not of the whole page comes with its own size, in the page's unit as it is turned, and its own ink;
+    it has no text layer.  A PDF is rendered for it, a picture is cut out of the original.
     Very large pages become images of bounded size (`sizes.py`); width and height stay those of the original.
     An `OSError` with a number is the file system's and passes through.
     """
     document = _last.document(path, limits)
     try:
-        page = document.load(page_index, pixels=needs != "nothing", dpi=dpi, max_page_px=limits.max_page_px)
-        return _as_needed(page, needs, mode)
+        page = document.load(page_index, pixels=needs != "nothing", dpi=dpi, max_page_px=limits.max_page_px, view=view)
+        return _as_needed(_turned(page, view), needs, mode)
     except MemoryError as error:
         raise PageError("the page needs more memory than a worker may use") from error
     except (PageError, Corrupt) as error:
         _raise_environment_fault(path, error)
         raise
+
+
+def _turned(page: PageImage, view: View) -> PageImage:
+    """The part of a page turned clockwise as the view says."""
+    if not view.turn:
+        return page
+    size = (page.width, page.height) if view.turn == 180 else (page.height, page.width)  # noqa: PLR2004 - degrees
+    pixels = None
+    if page.pixels is not None:
+        import numpy as np  # noqa: PLC0415 - 0.1 s, in workers only
+
+        pixels = np.ascontiguousarray(np.rot90(page.pixels, -view.turn // 90))
+    return replace(page, width=size[0], height=size[1], pixels=pixels)
 
 
 def _as_needed(page: PageImage, needs: Needs, mode: Mode | None) -> PageImage:

@@ -25,10 +25,14 @@ from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import Corrupt, DocumentError, PageError, TooManyPages, TooManyPixels
 from deepseek_ocr.ink import GRID_CELLS, ink_share
 from deepseek_ocr.sizes import image_size
+from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from deepseek_ocr.completion import Box
+    from deepseek_ocr.view import View
 
 #: What this package calls a kind -> the only decoder Pillow may try.
 FORMATS: Final = {
@@ -55,6 +59,9 @@ UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 TRANSPOSED: Final = (5, 6, 7, 8)
+#: Those that exchange left and right, and top and bottom, of what is stored (after the transposition).
+MIRRORED_X: Final = (2, 3, 7, 8)
+MIRRORED_Y: Final = (3, 4, 6, 7)
 #: Ratio of the two resolutions of a TIFF from which its pixels are no squares (a fax has 204 x 98 or 204 x 196 dots per
 #: inch), and from which the tags are nonsense.
 OBLONG_PIXELS: Final = 1.02
@@ -102,8 +109,16 @@ class OpenImage:
     def close(self) -> None:
         """Nothing to release."""
 
-    def load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:  # noqa: ARG002
-        """One page; raises `PageError`, or `Corrupt` where the only picture of a file cannot be decoded."""
+    def load(
+        self,
+        page_index: int,
+        *,
+        pixels: bool,
+        dpi: float,  # noqa: ARG002 - a PDF's
+        max_page_px: int,
+        view: View = WHOLE,
+    ) -> PageImage:
+        """One page, or a part of it (not turned); raises `PageError`, or `Corrupt` where the only picture is broken."""
         if not 0 <= page_index < self.page_count:
             raise PageError(f"there is no page {page_index + 1}; the document has {self.page_count}")
         frame = self._frames[page_index]
@@ -111,7 +126,7 @@ class OpenImage:
             with _opened(self._path, self.kind) as image:
                 if frame:
                     image.seek(frame)
-                upright, width, height = _upright(image, pixels=pixels, max_page_px=max_page_px)
+                upright, width, height = _upright(image, view, pixels=pixels, max_page_px=max_page_px)
         except DECODER_ERRORS as error:
             raise_if_environment(error)
             message = f"the picture cannot be decoded: {_explain(error)}"
@@ -220,21 +235,27 @@ def _pixel_ratio(image: Image.Image) -> float:
 # Pixels
 
 
-def _upright(image: Image.Image, *, pixels: bool, max_page_px: int) -> tuple[Image.Image, int, int]:
-    """The picture as a person sees it, in RGB on white, and the size of the original in pixels, upright.
+def _upright(image: Image.Image, view: View, *, pixels: bool, max_page_px: int) -> tuple[Image.Image, int, int]:
+    """The part as a person sees it, in RGB on white, and its size in pixels of the original, upright.
 
     Where no pixels are asked for it is made small at once, for the ink alone.
     """
-    width, height = image.size
     stretch = _pixel_ratio(image)
-    # The finer resolution is kept: a fax becomes twice as high, not half as wide.
-    square = (width, height * stretch) if stretch >= 1 else (width / stretch, height)
-    scale = 1.0 if pixels else min(1.0, 2 * GRID_CELLS / max(square))
-    size = image_size(*square, scale=scale, max_page_px=max_page_px)
-    image.draft(None, size)  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
-    image.load()
+    if view == WHOLE:
+        width, height = image.size
+        size = _size(width, height, stretch, 0 if pixels else 2 * GRID_CELLS, max_page_px)
+        image.draft(None, size)  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
+        image.load()
+        part = None
+    else:
+        part = view.within()
+        image.load()
     orientation = _orientation(image)  # Pillow has turned a TIFF by now and says 1
-    rgb = _on_white(image, size)
+    if part is not None:
+        part = _stored(part, orientation, image.size)
+        width, height = part[2] - part[0], part[3] - part[1]
+        size = _size(width, height, stretch, view.side_px if pixels else 2 * GRID_CELLS, max_page_px)
+    rgb = _on_white(image, size, part)
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
     if orientation in TRANSPOSED:
@@ -242,8 +263,30 @@ def _upright(image: Image.Image, *, pixels: bool, max_page_px: int) -> tuple[Ima
     return rgb, width, height
 
 
-def _on_white(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The decoded picture in RGB at this size, transparency filled with white."""
+def _size(width: int, height: int, stretch: float, side_px: int, max_page_px: int) -> tuple[int, int]:
+    """Pixels (width, height) of a picture: square ones, and no more on its longer side than asked for (0: all)."""
+    # The finer resolution is kept: a fax becomes twice as high, not half as wide.
+    square = (width, height * stretch) if stretch >= 1 else (width / stretch, height)
+    scale = min(1.0, side_px / max(square)) if side_px else 1.0
+    return image_size(*square, scale=scale, max_page_px=max_page_px)
+
+
+def _stored(box: Box, orientation: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A part in fractions of the upright picture -> in whole pixels of the stored one, which has this size."""
+    left, top, right, bottom = box
+    if orientation in TRANSPOSED:
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in MIRRORED_X:
+        left, right = 1 - right, 1 - left
+    if orientation in MIRRORED_Y:
+        top, bottom = 1 - bottom, 1 - top
+    width, height = size
+    x0, y0 = min(round(left * width), width - 1), min(round(top * height), height - 1)
+    return x0, y0, max(round(right * width), x0 + 1), max(round(bottom * height), y0 + 1)
+
+
+def _on_white(image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int] | None) -> Image.Image:
+    """The decoded picture, or a part of it, in RGB at this size, transparency filled with white."""
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     elif image.mode == "1":
@@ -254,6 +297,8 @@ def _on_white(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         image = image.convert("RGBA")
     elif image.mode in ("P", "YCbCr", "HSV"):
         image = image.convert("RGB")
+    if part is not None:
+        image = image.crop(part)  # not before: its grey levels are scaled by those of the whole picture
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     if image.mode == "RGBA":

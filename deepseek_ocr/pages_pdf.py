@@ -17,7 +17,9 @@ import math
 import re
 import sys
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import Counter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,9 +27,11 @@ from PIL import Image
 
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import Corrupt, Encrypted, NoPages, PageError, TooManyPages
+from deepseek_ocr.grids import MAX_RULES
 from deepseek_ocr.ink import GRID_CELLS, ink_share
 from deepseek_ocr.layout import Line, regions_from_lines
 from deepseek_ocr.sizes import MIN_LONG_SIDE_PX, POINTS_PER_INCH, image_size
+from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +39,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepseek_ocr.completion import Region
+    from deepseek_ocr.completion import Box, Region
+    from deepseek_ocr.view import View
 
 #: Pages, of whatever document, after which MuPDF's store (fonts, compressed pictures; up to 256 MB) is emptied.
 #: Emptying it after every page makes the next one 2.4 ms slower, more than a text page costs, as fonts are built anew;
@@ -49,6 +54,10 @@ MAX_UNMAPPED: Final = 0.3
 UNMAPPED: Final = frozenset({"Cc", "Co", "Cn", "Cs"})
 #: Bit of a span's `flags` for bold type (PyMuPDF, "Font flags").
 BOLD: Final = 16
+#: The kind of a block that is a drawing, and the thickness up to which one is a rule: a line of one point has a box of
+#: two (PyMuPDF 2.0), double lines are about three.
+VECTOR: Final = 3
+MAX_RULE_PT: Final = 4.0
 #: MuPDF's messages about content that is lost: torn instructions, pictures cut off or undecodable, parts missing from
 #: the file.  Others (unknown operators, colour profiles, a font replaced by another) come from sloppy programs, and the
 #: page is whole.  Found by breaking one thing after the other; none of them comes up in the sample documents.
@@ -109,8 +118,8 @@ class OpenPdf:
         """Release the file."""
         self._document.close()
 
-    def load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:
-        """One page; raises `PageError`."""
+    def load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int, view: View = WHOLE) -> PageImage:
+        """One page, or a part of it (not turned, without its text); raises `PageError`."""
         if not 0 <= page_index < self.page_count:
             raise PageError(f"there is no page {page_index + 1}; the document has {self.page_count}")
         if self._pages_since_opening >= PAGES_PER_OPENING and not self.repaired:
@@ -119,13 +128,13 @@ class OpenPdf:
             self._pages_since_opening = 0
         self._pages_since_opening += 1
         try:
-            return self._load(page_index, pixels=pixels, dpi=dpi, max_page_px=max_page_px)
+            return self._load(page_index, view, pixels=pixels, dpi=dpi, max_page_px=max_page_px)
         except (MemoryError, OSError, PageError):
             raise
         except Exception as error:
             raise PageError(f"the page cannot be rendered: {explain(error)}") from error
 
-    def _load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:
+    def _load(self, page_index: int, view: View, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:
         pymupdf = mupdf()
         rendered = True
         try:
@@ -133,13 +142,12 @@ class OpenPdf:
                 raise PageError("the page is missing from the file, which is cut off or damaged")
             page = self._document.load_page(page_index)
             pymupdf.TOOLS.reset_mupdf_warnings()  # what MuPDF says from here on is about this page
-            width, height = float(page.rect.width), float(page.rect.height)
-            text_layer = _text_layer(page, width, height)
+            part = _part(page, view)
+            width, height = part[2] - part[0], part[3] - part[1]
+            text_layer = _text_layer(page, width, height) if view == WHOLE else ()
             rgb: NDArray[np.uint8] | None = None
             if pixels:
-                scale = dpi / POINTS_PER_INCH
-                size = image_size(width, height, scale=scale, max_page_px=max_page_px, min_side_px=MIN_LONG_SIDE_PX)
-                rgb = _render(page, size)
+                rgb = _render(page, part, _size(page, part, view.side_px, dpi, max_page_px))
                 ink = ink_share(Image.fromarray(rgb))
             elif text_layer:
                 ink = _text_share(text_layer)
@@ -148,9 +156,9 @@ class OpenPdf:
                 # Without text one question is left: is the page blank?  The grid of the ink answers it.
                 scale = GRID_CELLS / max(width, height)
                 size = image_size(width, height, scale=scale, max_page_px=max_page_px)
-                ink = ink_share(Image.fromarray(_render(page, size)))
+                ink = ink_share(Image.fromarray(_render(page, part, size)))
             messages = pymupdf.TOOLS.mupdf_warnings()
-            if not ink and not text_layer and _has_content(self._document, page):
+            if view == WHOLE and not ink and not text_layer and _has_content(self._document, page):
                 trouble = _those(TROUBLE, messages)
                 if trouble:
                     raise PageError(f"the page is damaged and nothing of it can be seen: {trouble}")
@@ -225,13 +233,38 @@ def _those(pattern: re.Pattern[str], messages: str) -> str:
     return "; ".join(found)[:MAX_DAMAGE_LETTERS]
 
 
-def _render(page: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The page, with its annotations and form fields, as RGB (height, width, 3)."""
+def _part(page: Any, view: View) -> Box:
+    """Where on the displayed page the part lies, in points; raises `PageError` where that is nowhere."""
+    left, top, right, bottom = view.within()
+    width, height = float(page.rect.width), float(page.rect.height)
+    return left * width, top * height, right * width, bottom * height
+
+
+def _size(page: Any, part: Box, side_px: int, dpi: float, max_page_px: int) -> tuple[int, int]:
+    """Pixels (width, height) of a part: as many on its longer side as asked for, else as fine as the whole page."""
+    width, height = part[2] - part[0], part[3] - part[1]
+    long_side = max(width, height)
+    if side_px:
+        # The longer side as 1, so that no rounding takes a pixel from it.
+        return image_size(width / long_side, height / long_side, scale=side_px, max_page_px=max_page_px)
+    min_side_px = MIN_LONG_SIDE_PX * (long_side / max(page.rect.width, page.rect.height))
+    return image_size(width, height, scale=dpi / POINTS_PER_INCH, max_page_px=max_page_px, min_side_px=min_side_px)
+
+
+def _render(page: Any, part: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A part of the page, with its annotations and form fields, as RGB (height, width, 3)."""
     pymupdf = mupdf()
-    matrix = pymupdf.Matrix(size[0] / page.rect.width, size[1] / page.rect.height)
-    pixmap = page.get_pixmap(matrix=matrix, alpha=False, colorspace=pymupdf.csRGB)
+    left, top, right, bottom = part
+    matrix = pymupdf.Matrix(size[0] / (right - left), size[1] / (bottom - top))
+    clip = None
+    if (right - left, bottom - top) != (page.rect.width, page.rect.height):
+        # The part begins at a whole pixel, or it would end on one pixel more than asked for.
+        matrix, clip = matrix.pretranslate(-left, -top), pymupdf.Rect(part)
+    pixmap = page.get_pixmap(matrix=matrix, clip=clip, alpha=False, colorspace=pymupdf.csRGB)
     shape = (pixmap.height, pixmap.width, 3)
-    return np.frombuffer(pixmap.samples_mv, np.uint8).reshape(shape).copy()
+    rgb = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(shape)
+    # MuPDF counts in 32 bits, and on large pages it takes a pixel too many after all.
+    return (rgb if clip is None else rgb[: size[1], : size[0]]).copy()
 
 
 # Text
@@ -239,33 +272,84 @@ def _render(page: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def _text_layer(page: Any, width: float, height: float) -> tuple[Region, ...]:
     """The text embedded in the page, also invisible text under a scan; empty where it makes no sense."""
-    lines = _lines(page, width, height)
+    lines, rules = _lines(page, width, height)
     if is_unmapped("".join(line.text for line in lines)):
         return ()
-    return regions_from_lines(lines, aspect=width / height)
+    return regions_from_lines(lines, aspect=width / height, rules=rules)
 
 
-def _lines(page: Any, width: float, height: float) -> list[Line]:
+def _lines(page: Any, width: float, height: float) -> tuple[list[Line], list[Box]]:
+    """The lines of text and the rules of tables, with their boxes as fractions of the page."""
     pymupdf = mupdf()
     # Ligatures are taken apart ("fi" as two letters) and what lies off the page is left out.  "dict" is the cheapest
-    # form with font sizes (0.8 ms for a full page; words alone 0.7 ms, raw letters 2 ms).
-    flags = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
+    # form with font sizes (0.8 ms for a full page; words alone 0.7 ms, raw letters 2 ms), drawings are in it for
+    # nothing (generated pages with 15 to 75 of them: 1.1 ms with and without).
+    flags = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP | pymupdf.TEXT_COLLECT_VECTORS
     # PyMuPDF gives places on the unrotated page.
     rotation = page.rotation_matrix if page.rotation else None
-    lines = []
-    for block in page.get_text("dict", flags=flags)["blocks"]:
-        for line in block["lines"]:
-            text = "".join(span["text"] for span in line["spans"])
-            if not text.strip():
-                continue
-            x0, y0, x1, y1 = pymupdf.Rect(line["bbox"]) * rotation if rotation else line["bbox"]
-            box = (_share(x0, width), _share(y0, height), _share(x1, width), _share(y1, height))
-            if box[0] >= box[2] or box[1] >= box[3]:
-                continue
+
+    def placed(box: Any) -> Box:
+        x0, y0, x1, y1 = pymupdf.Rect(box) * rotation if rotation else box
+        return _share(x0, width), _share(y0, height), _share(x1, width), _share(y1, height)
+
+    textpage = page.get_textpage(flags=flags)
+    blocks = textpage.extractDICT()["blocks"]
+    drawn = [rule for block in blocks if block["type"] == VECTOR for rule in _rules(block)]
+    if len(drawn) > MAX_RULES:
+        drawn = []
+    upright = sorted((rule for rule in drawn if rule[3] - rule[1] > rule[2] - rule[0]), key=lambda rule: rule[0])
+    words: list[Any] = []
+    lines: list[Line] = []
+    # Words are numbered by their block among those of text.
+    for block_number, block in enumerate(block for block in blocks if block["type"] != VECTOR):
+        for line_number, line in enumerate(block["lines"]):
             longest = max(line["spans"], key=lambda span: len(span["text"]))
             bold = all(span["flags"] & BOLD for span in line["spans"] if span["text"].strip())
-            lines.append(Line(text, box, size=longest["size"] / height, bold=bold))
-    return lines
+            parts = [("".join(span["text"] for span in line["spans"]), line["bbox"])]
+            cuts = _crossing(upright, line["bbox"])
+            if cuts:
+                words = words or textpage.extractWORDS()
+                own = [word for word in words if (word[5], word[6]) == (block_number, line_number)]
+                # Nothing may be lost: no words, or others, leave the line whole.
+                if "".join(word[4] for word in own) == "".join(parts[0][0].split()):
+                    parts = _parts_between(cuts, own)
+            for text, bbox in parts:
+                box = placed(bbox)
+                if text.strip() and box[0] < box[2] and box[1] < box[3]:
+                    lines.append(Line(text, box, size=longest["size"] / height, bold=bold))
+    return lines, [placed(rule) for rule in drawn]
+
+
+def _crossing(upright: list[Box], box: Box) -> list[float]:
+    """Where rules, ordered from the left, go through a line of text: its ends may belong to different cells."""
+    x0, y0, x1, y1 = box
+    near = upright[bisect_left(upright, x0, key=itemgetter(0)) : bisect_right(upright, x1, key=itemgetter(0))]
+    return [(left + right) / 2 for left, top, right, bottom in near if top < (y0 + y1) / 2 < bottom]
+
+
+def _parts_between(cuts: list[float], words: list[Any]) -> list[tuple[str, Box]]:
+    """The words of a line between the cuts, with the boxes around them."""
+    parts: dict[int, list[Any]] = {}
+    for word in words:
+        parts.setdefault(bisect_left(cuts, (word[0] + word[2]) / 2), []).append(word)
+    return [(" ".join(word[4] for word in words), _around(words)) for words in parts.values()]
+
+
+def _around(words: list[Any]) -> Box:
+    x0, y0, x1, y1, *_ = zip(*words, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def _rules(drawing: dict[str, Any]) -> list[Box]:
+    """The straight lines of a drawing in points: itself if it is thin, the sides of a frame."""
+    if not drawing["isrect"]:
+        return []
+    x0, y0, x1, y1 = drawing["bbox"]
+    if min(x1 - x0, y1 - y0) <= MAX_RULE_PT:
+        return [(x0, y0, x1, y1)]
+    if not drawing["stroked"]:
+        return []
+    return [(x0, y0, x1, y0), (x0, y1, x1, y1), (x0, y0, x0, y1), (x1, y0, x1, y1)]
 
 
 def _share(value: float, whole: float) -> float:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from deepseek_ocr.columns import is_cjk
-from deepseek_ocr.layout import HYPHEN_PREFIXES, HYPHENS
+from deepseek_ocr.rows import HYPHEN_PREFIXES, HYPHENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,7 +22,9 @@ MAX_SIDE_PX: Final = 30_000
 MIN_LONG_SIDE_PX: Final = 1_000
 
 
-def image_size(width: float, height: float, *, scale: float, max_page_px: int, min_side_px: int = 0) -> tuple[int, int]:
+def image_size(
+    width: float, height: float, *, scale: float, max_page_px: int, min_side_px: float = 0
+) -> tuple[int, int]:
     """Pixels (width, height) for a page of this size in any unit, `scale` pixels per unit if the bounds allow it.
 
     The shape is kept while both sides stay at least one pixel.  A size that is no number, or not above zero, counts as

@@ -192,10 +192,7 @@ def tidy_pipes(lines: list[str]) -> list[str]:
     tidy: list[str] = []
     at = 0
     while at < len(lines):
-        if at + 1 < len(lines) and "|" in lines[at] and _DELIMITER_ROW.fullmatch(lines[at + 1]):
-            end = at + 2
-            while end < len(lines) and "|" in lines[end]:
-                end += 1
+        if end := _end_of_pipes(lines, at):
             head, marks, *body = (_split_row(line) for line in lines[at:end])
             head, *body = _padded([head, *body])
             marks += ["---"] * (len(head) - len(marks))
@@ -209,6 +206,33 @@ def tidy_pipes(lines: list[str]) -> list[str]:
             tidy.append(lines[at])
             at += 1
     return tidy
+
+
+def _end_of_pipes(lines: list[str], at: int) -> int:
+    """Where the pipe table that begins with a line ends; 0 if none begins there."""
+    if at + 1 >= len(lines) or "|" not in lines[at] or not _DELIMITER_ROW.fullmatch(lines[at + 1]):
+        return 0
+    end = at + 2
+    while end < len(lines) and "|" in lines[end]:
+        end += 1
+    return end
+
+
+def pipes_to_html(text: str) -> str:
+    """The text with each pipe table in it as HTML."""
+    lines = text.split("\n")
+    parts: list[str] = []
+    at = 0
+    while at < len(lines):
+        if end := _end_of_pipes(lines, at):
+            head, _, *body = (_split_row(line) for line in lines[at:end])
+            rows = [[Cell(cell.replace(r"\|", "|"), is_head=row is head) for cell in row] for row in (head, *body)]
+            parts.append(to_html(Table(rows, is_closed=True)))
+            at = end
+        else:
+            parts.append(lines[at])
+            at += 1
+    return "\n".join(parts)
 
 
 def _split_row(line: str) -> list[str]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from deepseek_ocr.errors import PageError
+
 if TYPE_CHECKING:
     from deepseek_ocr.completion import Box
+
+#: A part narrower or lower than this share of the page is none: 0.06 points of A4, less than the thinnest rule.
+MIN_SHARE: Final = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,13 @@ class View:
     #: Pixels of the picture's longer side: a PDF is rendered to have just these, a picture is never enlarged.  0 = as
     #: fine as whole pages are seen.
     side_px: int = 0
+
+    def within(self) -> Box:
+        """The part as far as it lies on the page; raises `PageError` where nothing of it does, or it has no size."""
+        left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in self.box)
+        if not (right - left >= MIN_SHARE and bottom - top >= MIN_SHARE):  # also where a side is no number
+            raise PageError("the part that is to be looked at has no size, or is not on the page")
+        return left, top, right, bottom
 
     def on_page(self, box: Box) -> Box:
         """A box in fractions of what is seen -> in fractions of the page as displayed."""

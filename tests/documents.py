@@ -16,6 +16,7 @@ import pillow_heif
 from PIL import Image
 
 from deepseek_ocr.pages import Limits, load_page
+from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deepseek_ocr.completion import PageImage
+    from deepseek_ocr.view import View
 
 LIMITS = Limits()
 
@@ -189,9 +191,11 @@ def write(folder: Path, content: bytes, name: str = "document.bin") -> Path:
     return path
 
 
-def load(path: Path, page_index: int = 0, *, pixels: bool = True, limits: Limits = LIMITS) -> PageImage:
-    """A page, with its pixels unless they are unwanted."""
-    return load_page(path, page_index, needs="pixels" if pixels else "nothing", limits=limits)
+def load(
+    path: Path, page_index: int = 0, *, pixels: bool = True, limits: Limits = LIMITS, view: View = WHOLE
+) -> PageImage:
+    """A page or a part of it, with its pixels unless they are unwanted."""
+    return load_page(path, page_index, needs="pixels" if pixels else "nothing", limits=limits, view=view)
 
 
 def rgb(page: PageImage) -> NDArray[np.uint8]:

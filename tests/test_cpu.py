@@ -254,7 +254,7 @@ def test_info_names_models_exactly(tmp_path: Path) -> None:
     known = hashlib.sha256(b"weights").hexdigest()[:12]
     info = CpuEngine(workers=3, rec_model=own).info
     assert info.model.endswith(f" own@{known}")
-    assert re.fullmatch(r"rapidocr-3\.10\.\d+ PP-OCRv6_det_small PP-OCRv6_rec_small", CpuEngine().info.model)
+    assert re.fullmatch(r"rapidocr-3\.10\.\d+ layout-\d+ PP-OCRv6_det_small PP-OCRv6_rec_small", CpuEngine().info.model)
     assert (info.name, info.needs, info.capacity) == ("cpu", "pixels", 4)
 
 

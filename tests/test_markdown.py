@@ -134,6 +134,34 @@ def test_an_empty_page_is_its_mark() -> None:
     assert page_markdown(page(blank=True)) == "<!-- page 1: blank -->\n"
 
 
+PICTURE = "![](x.images/1.png)"
+GRID = "<table>\n<tr><td>Month</td><td>Ships</td></tr>\n<tr><td>May</td><td>12</td></tr>\n</table>"
+GRID_PIPES = "| Month | Ships |\n| --- | --- |\n| May | 12 |"
+#: What a second look found: description and data -> what stands below the picture.
+SECOND_LOOKS = {
+    "a description": ("A gull.\n\nIt is white.", None, "> A gull.\n>\n> It is white."),
+    "a list in it": ("Two birds:\n- a gull\n- a tern", None, "> Two birds:\n> - a gull\n> - a tern"),
+    "HTML in it": ("A <b>gull</b> <!-- page 9 -->", None, "> A \\<b>gull\\</b> \\<!-- page 9 -->"),
+    "a chart": (None, GRID, GRID_PIPES),
+    "both": ("Ships per month.", GRID, f"> Ships per month.\n\n{GRID_PIPES}"),
+    "words and a table": (None, f"All the ships:\n{GRID}", f"> All the ships:\n\n{GRID_PIPES}"),
+    "two tables": (None, f"{GRID}\n{GRID}", f"{GRID_PIPES}\n\n{GRID_PIPES}"),
+    "spans": (None, GRID.replace("<td>May", '<td colspan="2">May'), GRID.replace("<td>May", '<td colspan="2">May')),
+    "words": (None, "Three gulls on a wall", "> Three gulls on a wall"),
+    "chemistry": (None, "C/C=C\\C(=O)[O-](C)*", "```\nC/C=C\\C(=O)[O-](C)*\n```"),
+    "geometry": (None, "{'A': (1, 2),\n 'B_1': [3]}", "```\n{'A': (1, 2),\n 'B_1': [3]}\n```"),
+    "a fence": (None, "x = 1\n```\n# 5", "````\nx = 1\n```\n# 5\n````"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("description", "data", "expected"), SECOND_LOOKS.values(), ids=SECOND_LOOKS)
+def test_second_looks(description: str | None, data: str | None, expected: str) -> None:
+    """Words about a figure are quoted, as they do not stand there; data are tables, notations stay as they are."""
+    figure = block("", "figure").model_copy(update={"description": description, "data": data, "image": "1.png"})
+    assert block_markdown(figure, images="x.images") == f"{PICTURE}\n\n{expected}"
+    assert [token.type for token in _PARSER.parse(expected) if token.type == "html_inline"] == []
+
+
 # Against a Markdown parser
 
 _PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from markdown_it import MarkdownIt
 
-from deepseek_ocr.markup import cell_text, display, formula_markdown, line_markdown, text_markdown
+from deepseek_ocr.markup import (
+    cell_text,
+    code_markdown,
+    display,
+    formula_markdown,
+    is_prose,
+    line_markdown,
+    text_markdown,
+)
 
 #: Markdown of the model -> Markdown in the file.
 TEXTS = {
@@ -91,3 +100,30 @@ def test_a_formula_has_no_empty_line() -> None:
 def test_cells_that_stay_html() -> None:
     """Only formulas are Markdown there."""
     assert cell_text(r"*a* \(x < y\) $5") == "*a* $x < y$ $5"
+
+
+PROSE = {
+    "a sentence": ("The mole was built in 1902.", True),
+    "quoted": ("The words \u201cstand clear\u201d, in red.", True),
+    "Chinese": ("\u8fd9\u662f\u4e00\u5f20\u56fe\u7247\u3002", True),
+    "SMILES": ("CC(C)CC1=CC=C(C=C1)C(C)C(=O)O", False),
+    "short SMILES": ("CCO", False),
+    "a dictionary": ("{'the': 'words', 'are': 'many', 'in': 'it'}", False),
+    "a dictionary in Chinese": ("{'\u6807\u9898': '\u56fe'}", False),
+    "a formula": ("y = a x + b", False),
+    "numbers": ("May 12, June 15, July 17", False),
+    "nothing": ("", False),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), PROSE.values(), ids=PROSE)
+def test_prose_is_told_from_notation(text: str, expected: bool) -> None:
+    """Words are prose; what is written in signs is not, whose lines and letters would be lost as Markdown."""
+    assert is_prose(text) is expected
+
+
+@pytest.mark.parametrize("text", ["x", "a\n\nb", "```\nx\n```", "`````", "<b> <!-- page 2 -->", "# 5"])
+def test_code_is_shown_as_it_is(text: str) -> None:
+    """A parser gives back the letters of a notation, whatever they are."""
+    (token,) = MarkdownIt("commonmark").parse(code_markdown(text))
+    assert (token.type, token.content) == ("fence", f"{text}\n")

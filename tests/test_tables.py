@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from deepseek_ocr.tables import find_tables, parse_table, tidy_pipes, to_html, to_pipes
+from deepseek_ocr.tables import find_tables, parse_table, pipes_to_html, tidy_pipes, to_html, to_pipes
 
 #: HTML -> the texts of its rows, and whether it was closed.
 TABLES = {
@@ -130,3 +130,21 @@ PIPES = {
 def test_pipe_tables_of_the_model(lines: list[str], expected: list[str]) -> None:
     """A reader would leave out cells beyond the head's; with as many there all are shown."""
     assert tidy_pipes(lines) == expected
+
+
+def test_pipe_tables_as_html() -> None:
+    """Each pipe table of a text becomes HTML, head and all; what stands around it stays, and so does a lone bar."""
+    text = "Ships | boats\n\n| Month | a \\| b |\n|:--|--:|\n| May | <1 |\nJune | 2 | 3\nTotal: 3"
+    html = pipes_to_html(text)
+    assert html == (
+        "Ships | boats\n\n<table>\n<tr><th>Month</th><th>a | b</th></tr>\n<tr><td>May</td><td>&lt;1</td></tr>\n"
+        "<tr><td>June</td><td>2</td><td>3</td></tr>\n</table>\nTotal: 3"
+    )
+    assert [cell.text for row in parse_table(html).rows for cell in row][2:5] == ["a | b", "May", "<1"]
+    assert pipes_to_html(html) == html
+
+
+@given(st.text(alphabet="|-: a\\\n<", max_size=60))
+def test_no_letter_of_a_pipe_table_is_lost(text: str) -> None:
+    """Whatever is taken for a pipe table, its letters stay."""
+    assert re.sub("</?t[a-z]+>", "", pipes_to_html(text)).count("a") == text.count("a")

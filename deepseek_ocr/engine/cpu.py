@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health
 from deepseek_ocr.errors import EngineStartError, PageError, WorkerDied
+from deepseek_ocr.layout import VERSION as LAYOUT
 from deepseek_ocr.processes import ProcessPool
 from deepseek_ocr.prompt import READING_TASKS
 
@@ -176,7 +177,7 @@ def _model_name(files: tuple[Path, Path], *, own: bool) -> str:
         content = hashlib.sha256(recognition.read_bytes()).hexdigest()[:12] if own else ""
     except (metadata.PackageNotFoundError, OSError):
         return "missing"  # `start` says what and how to get it
-    return f"{package} {detection.stem} {recognition.stem}" + (f"@{content}" if own else "")
+    return f"{package} {LAYOUT} {detection.stem} {recognition.stem}" + (f"@{content}" if own else "")
 
 
 def _check(files: tuple[Path, Path], *, own: bool) -> None:

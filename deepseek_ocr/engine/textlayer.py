@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health
 from deepseek_ocr.errors import PageError
+from deepseek_ocr.layout import VERSION as LAYOUT
 from deepseek_ocr.prompt import READING_TASKS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class TextLayerEngine:
         """Nothing is loaded."""
         self.info = EngineInfo(
             name="textlayer",
-            model=f"pymupdf-{metadata.version('pymupdf')}",
+            model=f"pymupdf-{metadata.version('pymupdf')} {LAYOUT}",
             tasks=READING_TASKS,
             needs="nothing",
             capacity=PAGES_PER_CORE * len(os.sched_getaffinity(0)),
