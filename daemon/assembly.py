@@ -21,7 +21,7 @@ from deepseek_ocr.content_list import export_content_list
 from deepseek_ocr.docling import export_docling
 from deepseek_ocr.document import DocumentTail
 from deepseek_ocr.errors import DocumentError, PageError
-from deepseek_ocr.figures import pictures
+from deepseek_ocr.figures import pictures, with_pictures
 from deepseek_ocr.layout_pdf import draw_layout
 from deepseek_ocr.pages import initialize_worker
 from deepseek_ocr.processes import ProcessPool
@@ -105,7 +105,7 @@ class Assembler:
         made = await self._write_pictures(draft, on_disk, missing) if draft.wanted.images else {}
 
         def pages() -> Iterator[Page]:
-            return (_with_pictures(page, made) for page in draft.pages())
+            return (with_pictures(page, made) for page in draft.pages())
 
         summary = await on_disk(write_document, draft.folder, draft.name, draft.head, pages)
         tail = DocumentTail()
@@ -114,24 +114,27 @@ class Assembler:
         await on_disk(finish_document, draft.folder, draft.name, tail)
         outputs = [f"{draft.name}{IMAGES_SUFFIX}"] if made else []
         outputs.append(f"{draft.name}.json")
-        outputs += [draft.output(EXPORT_SUFFIXES[export]).name for export in await self._export(draft, missing)]
+        outputs += await self._export(draft, missing)
         outputs.append(f"{draft.name}.md")
         summary.missing = missing
         return outputs, summary
 
-    async def _export(self, draft: Draft, missing: list[str]) -> list[Export]:
-        """Make the exports; which of them there are now."""
-        docjson = draft.output(".json")
-        calls: dict[Export, tuple[Callable[..., None], tuple[object, ...]]] = {
-            "docling": (export_docling, (docjson, draft.output(EXPORT_SUFFIXES["docling"]))),
-            "content_list": (export_content_list, (docjson, draft.output(EXPORT_SUFFIXES["content_list"]))),
-            "layout": (draw_layout, (draft.source, docjson, draft.output(EXPORT_SUFFIXES["layout"]), draft.limits)),
-        }
-        wanted = [export for export in EXPORT_SUFFIXES if export in draft.wanted.exports]
-        for export in wanted:
-            function, args = calls[export]
-            await self._made(f"{draft.name}{EXPORT_SUFFIXES[export]}", missing, function, *args)
-        return [export for export in wanted if draft.output(EXPORT_SUFFIXES[export]).exists()]
+    async def _export(self, draft: Draft, missing: list[str]) -> list[str]:
+        """Make the exports; the names of those that came out whole."""
+        docjson, out = draft.output(".json"), {name: draft.output(suffix) for name, suffix in EXPORT_SUFFIXES.items()}
+        orders: tuple[tuple[Export, Callable[..., None], tuple[object, ...]], ...] = (
+            ("docling", export_docling, (docjson, out["docling"])),
+            ("content_list", export_content_list, (docjson, out["content_list"])),
+            ("layout", draw_layout, (draft.source, docjson, out["layout"], draft.limits)),
+        )
+        made = []
+        for export, function, args in orders:
+            if export in draft.wanted.exports:
+                already = len(missing)
+                await self._made(out[export].name, missing, function, *args)
+                if len(missing) == already:
+                    made.append(out[export].name)
+        return made
 
     async def _made(self, what: str, missing: list[str], function: Callable[..., T], *args: object) -> T | None:
         """What a call in a process returns; None where it fails for other reasons than the file system."""
@@ -181,13 +184,3 @@ def _digest(markdown: Path) -> DocumentTail:
 def _pictures_of(pages: Callable[[], Iterable[Page]]) -> list[tuple[int, str, str, View]]:
     """Page index, block, file name and view of every picture of a document."""
     return [(page.page_number - 1, *picture) for page in pages() for picture in pictures(page)]
-
-
-def _with_pictures(page: Page, made: dict[str, str]) -> Page:
-    """The page whose blocks name their pictures."""
-    if not made:
-        return page
-    blocks = tuple(
-        block.model_copy(update={"image": made[block.id]}) if block.id in made else block for block in page.blocks
-    )
-    return page.model_copy(update={"blocks": blocks})

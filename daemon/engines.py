@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from daemon.warmup import WARMUP_TEXT, warmup_pdf
+from deepseek_ocr import figures
 from deepseek_ocr.engine import Choice, build, choose
 from deepseek_ocr.engine.openai_config import OpenAISettings
 from deepseek_ocr.engine.transformers_config import TransformersSettings
 from deepseek_ocr.engine.vllm_plan import VllmSettings
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.pages import Limits
-from deepseek_ocr.prompt import Options, Task
+from deepseek_ocr.prompt import Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from daemon.config import Inbox, Settings
     from deepseek_ocr.completion import Engine
+    from deepseek_ocr.prompt import Task
     from deepseek_ocr.reader import Reader
 
 
@@ -38,10 +40,6 @@ PACKAGES = (
 )  # fmt: skip
 #: Enough for the warm-up page's one line; a model that reads it wrongly must not go on for thousands.
 WARMUP_TOKENS = 64
-
-
-#: What the second pass asks for.
-SECOND_PASS_TASKS = frozenset({Task.FIGURE, Task.DESCRIBE})
 
 
 class Refused(Exception):
@@ -77,7 +75,7 @@ def refuse_inboxes(engine: Engine, inboxes: Sequence[Inbox]) -> None:
     """Raise `Refused` where an inbox asks for what is beyond the engine."""
     refuse_tasks(engine, [inbox.task for inbox in inboxes])
     for inbox in inboxes:
-        if inbox.second_pass and not engine.info.tasks >= SECOND_PASS_TASKS:
+        if inbox.second_pass and not engine.info.tasks >= figures.TASKS:
             raise Refused(
                 f"the {engine.info.name} engine reads text and cannot describe a figure: set second_pass = false in "
                 f"the inbox {inbox.name}"

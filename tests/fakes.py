@@ -66,8 +66,11 @@ class FakeReader:
         #: Documents, and pages by (words, page number), that are never finished.
         self.held: set[str] = set()
         self.held_pages: set[tuple[str, int]] = set()
-        #: Page numbers that were looked at again, in order.
-        self.looked_closer: list[int] = []
+        #: Documents with a figure on every page, by words.
+        self.illustrated: set[str] = set()
+        #: (words, page number) of every second look that began, in order, and those that never end.
+        self.looked_closer: list[tuple[str, int]] = []
+        self.held_looks: set[tuple[str, int]] = set()
         self.limits = Limits()
         #: While it is cleared every page waits.
         self.gate = asyncio.Event()
@@ -100,12 +103,16 @@ class FakeReader:
                 raise self.faults[words, number].pop(0)
         finally:
             self.in_flight -= 1
-        return fake_page(number, f"{words} {number}", problem=self.problems.get((words, number)))
+        page = fake_page(number, f"{words} {number}", problem=self.problems.get((words, number)))
+        return _illustrated(page) if words in self.illustrated else page
 
     async def look_closer(self, path: Path, page: Page, options: Options) -> Page:
-        """The page with a word for each figure."""
-        del path, options
-        self.looked_closer.append(page.page_number)
+        """The page with a description of each figure."""
+        del options
+        key = _parse(path)[1], page.page_number
+        self.looked_closer.append(key)
+        if key in self.held_looks:
+            await asyncio.Event().wait()
         blocks = (
             block.model_copy(update={"description": "seen closer"}) if block.category == "figure" else block
             for block in page.blocks
@@ -115,6 +122,15 @@ class FakeReader:
     async def picture(self, path: Path, page_index: int, view: View) -> bytes:
         """A part of a page, as bytes that say which."""
         return f"{path.name} {page_index} {view.box}".encode()
+
+
+def _illustrated(page: Page) -> Page:
+    """The page with a figure in its middle."""
+    figure = Block(
+        id=f"p{page.page_number}b2", category="figure", label="image", text="", box=(20, 30, 80, 70),
+        relative_box=(0.2, 0.3, 0.8, 0.7),
+    )  # fmt: skip
+    return page.model_copy(update={"blocks": (*page.blocks, figure)})
 
 
 async def run_here(function: Callable[..., T], /, *args: object) -> T:

@@ -453,6 +453,54 @@ async def test_after_a_kill_open_documents_run_alone(root: DropRoot, tmp_path: P
     assert rows(tmp_path)["a.pdf"].status == "done"
 
 
+async def test_pictures_come_with_the_markdown_that_shows_them(root: DropRoot, tmp_path: Path) -> None:
+    """They are in the outbox before the manifest, which names their folder; no second look without being asked."""
+    reader = FakeReader()
+    reader.illustrated.add("atlas")
+    async with Journey(tmp_path, root, reader=reader):
+        root.drop("a/atlas.pdf", fake_document(2, "atlas"))
+        await eventually(lambda: root.ended() == (1, 0))
+    pictures = sorted((root.outbox / "a" / "atlas.pdf.images").iterdir())
+    assert [path.name for path in pictures] == ["p0001-b02.png", "p0002-b02.png"]
+    assert pictures[1].read_bytes().startswith(b"source.pdf 1 ")
+    assert "](atlas.pdf.images/p0002-b02.png)" in markdown(root, "a/atlas.pdf")
+    assert manifest(root, "a/atlas.pdf")["outputs"] == ["atlas.pdf.images", "atlas.pdf.json", "atlas.pdf.md"]
+    assert reader.looked_closer == []
+
+
+async def test_the_second_pass_follows_the_first(root: DropRoot, tmp_path: Path) -> None:
+    """Pages with figures are looked at again once all of the document are read; others are not."""
+    reader = FakeReader()
+    reader.illustrated.add("atlas")
+    async with Journey(tmp_path, root, reader=reader, second_pass=True):
+        root.drop("atlas.pdf", fake_document(3, "atlas"))
+        root.drop("letter.pdf", fake_document(1, "letter"))
+        await eventually(lambda: root.ended() == (2, 0))
+    assert sorted(reader.looked_closer) == [("atlas", 1), ("atlas", 2), ("atlas", 3)]
+    assert markdown(root, "atlas.pdf").count("seen closer") == 3
+
+
+async def test_a_kill_in_the_second_pass_repeats_neither(root: DropRoot, tmp_path: Path) -> None:
+    """After it only the pages are looked at again that had not been."""
+    reader = FakeReader()
+    reader.illustrated.add("atlas")
+    reader.held_looks.add(("atlas", 2))
+    async with Journey(tmp_path, root, reader=reader, second_pass=True, capacity=3) as journey:
+        root.drop("atlas.pdf", fake_document(3, "atlas"))
+        await eventually(lambda: len(reader.looked_closer) == 3)
+        await eventually(
+            lambda: sum(b'"closer": true' in path.read_bytes() for path in root.work.glob("*/pages/*.json")) == 2
+        )
+        journey.kill()
+    assert root.ended() == (0, 0)
+    again = FakeReader()
+    async with Journey(tmp_path, root, reader=again, second_pass=True):
+        await eventually(lambda: root.ended() == (1, 0))
+    assert again.calls == []
+    assert again.looked_closer == [("atlas", 2)]
+    assert markdown(root, "atlas.pdf").count("seen closer") == 3
+
+
 async def test_a_kill_while_a_finished_job_is_cleared_costs_no_account(root: DropRoot, tmp_path: Path) -> None:
     """A folder without job.json can be what is left of a finished job, not only of one whose file was damaged.
 
