@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bench.accuracy_scores import Errors, character_errors
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.cpu import CpuEngine
 from deepseek_ocr.layout import Line, regions_from_lines
@@ -150,29 +151,10 @@ def cpu_s(pids: list[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def errors(read: str, written: str) -> int:
-    """Least number of letters to insert, delete or replace (Myers' bit vectors: one big number per column)."""
-    places: dict[str, int] = {}
-    for index, letter in enumerate(written):
-        places[letter] = places.get(letter, 0) | 1 << index
-    full = (1 << len(written)) - 1
-    last = 1 << len(written) - 1
-    up, down, count = full, 0, len(written)
-    for letter in read:
-        match = places.get(letter, 0)
-        vertical = match | down
-        horizontal = (((match & up) + up) ^ up) | match
-        rise, fall = down | (full & ~(horizontal | up)), up & horizontal
-        count += bool(rise & last) - bool(fall & last)
-        rise, fall = (rise << 1 | 1) & full, (fall << 1) & full
-        up, down = fall | (full & ~(vertical | rise)), rise & vertical
-    return count
-
-
 def error_rate(run: Run, pages: list[Sheet]) -> float:
     """Character errors per character."""
-    wrong = sum(errors(text, page.text) for text, page in zip(run.texts, pages, strict=True))
-    return wrong / sum(len(page.text) for page in pages)
+    counts = (character_errors(text, page.text) for text, page in zip(run.texts, pages, strict=True))
+    return sum(counts, Errors()).rate
 
 
 def main() -> int:

@@ -87,7 +87,7 @@ def ruled_tables(pieces: Sequence[Piece], rules: Sequence[Rule]) -> tuple[list[T
     letter = statistics.median(piece.size for piece in free)
     found = []
     # Small ones first: a frame around all of them is what is left.
-    for grid in sorted(_grids(_joined(rules, letter), letter), key=lambda grid: grid.area):
+    for grid in sorted(_grids(joined_rules(rules, letter), letter), key=lambda grid: grid.area):
         table, rest = _table(grid, free)
         if table is not None:
             found.append(table)
@@ -95,7 +95,7 @@ def ruled_tables(pieces: Sequence[Piece], rules: Sequence[Rule]) -> tuple[list[T
     return sorted(found, key=lambda table: (table.top, table.left)), free
 
 
-def _joined(rules: Sequence[Rule], letter: float) -> list[Rule]:
+def joined_rules(rules: Sequence[Rule], letter: float) -> list[Rule]:
     """The rules without their doubles and without small gaps; those that are too short left out."""
     joined: list[Rule] = []
     for is_level in (True, False):

@@ -19,10 +19,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from deepseek_ocr.aligned import with_tables
 from deepseek_ocr.columns import Piece, blocks, is_cjk
 from deepseek_ocr.completion import Region
 from deepseek_ocr.grids import Rule, ruled_tables
-from deepseek_ocr.rows import HYPHENS, WORD, body_size, joined, row_of, rows_of
+from deepseek_ocr.rows import BULLET, HYPHENS, WORD, body_size, joined, row_of, rows_of
 from deepseek_ocr.tables import Cell, Table, to_html
 from deepseek_ocr.titles import HEADING_RATIO, HEADING_RATIO_BOX, labels_of
 
@@ -43,7 +44,6 @@ PARAGRAPH_PITCH = 1.25
 #: Row distance assumed when the page has too few rows to tell.
 DEFAULT_PITCH = 1.6
 
-_BULLET = re.compile(r"[\u2022\u2023\u25aa\u25cf\u25e6\u2013\u2014\u00b7*-]\s*(?=[^\W_])|[\u2022\u25aa\u25cf\u25e6]")
 _NUMBERED = re.compile(r"(?:\(?(?:\d{1,2}|[a-zA-Z]|[ivx]{1,4})[.)])+\d{0,2}\s+\S")
 
 
@@ -57,6 +57,8 @@ class Line:
     size: float | None = None
     confidence: float | None = None
     bold: bool = False
+    #: `size` was measured in a picture, and differs by some hundredths between lines of the same type.
+    is_measured: bool = False
 
 
 def regions_from_lines(lines: Sequence[Line], *, aspect: float, rules: Sequence[Box] = ()) -> tuple[Region, ...]:
@@ -69,11 +71,20 @@ def regions_from_lines(lines: Sequence[Line], *, aspect: float, rules: Sequence[
         aspect = 1.0
     pieces = [_piece(line, aspect) for line in lines if line.text.strip()]
     words = Counter(word.lower() for piece in pieces for word in WORD.findall(piece.text))
-    tables, free = ruled_tables(pieces, [_rule(box, aspect) for box in rules])
+    drawn = [_rule(box, aspect) for box in rules if all(map(math.isfinite, box))]
+    tables, free = ruled_tables(pieces, drawn)
     upright = [piece for piece in free if not piece.vertical]
     upright += [_standing_for(table, number) for number, table in enumerate(tables)]
     vertical = sorted((piece for piece in free if piece.vertical), key=lambda piece: (-piece.right, piece.top))
-    rows = [row for block in blocks(upright) for row in rows_of(block)]
+
+    def stand_for(table: TableFound) -> Row:
+        tables.append(table)
+        return row_of([_standing_for(table, len(tables) - 1)], table.left, table.right)
+
+    # Over the whole width first: what is short and flush in columns may look like columns of text.
+    if upright:
+        upright = [piece for row in with_tables(rows_of(upright), drawn, stand_for) for piece in row.pieces]
+    rows = [row for block in blocks(upright) for row in with_tables(rows_of(block), drawn, stand_for)]
     paragraphs = _paragraphs(rows) + [[row_of([piece], piece.left, piece.right)] for piece in vertical]
     regions = []
     for label, paragraph in zip(labels_of(paragraphs), paragraphs, strict=True):
@@ -93,8 +104,9 @@ def _piece(line: Line, aspect: float) -> Piece:
     width, height = right - left, bottom - top
     # Three letters: a lone "I" or "1." is taller than wide and still upright.
     vertical = height > 1.5 * width and len(text) >= 3 and height > 0  # noqa: PLR2004
-    exact = line.size is not None and math.isfinite(line.size) and line.size > 0
-    size = line.size if line.size is not None and exact else min(width, height) if vertical else height
+    known = line.size is not None and math.isfinite(line.size) and line.size > 0
+    size = line.size if line.size is not None and known else min(width, height) if vertical else height
+    exact = known and not line.is_measured
     # A box without height still needs a scale; a thousandth of the page is below any printed letter.
     return Piece(text, left, top, right, bottom, max(size, 0.001), exact, line.confidence, line.bold, vertical)
 
@@ -169,7 +181,7 @@ def _starts_paragraph(row: Row, paragraph: list[Row], *, pitch: float, body: flo
         return True
     if not _same_size(previous, row) or row.bold != previous.bold:
         return True
-    if _BULLET.match(row.text):
+    if BULLET.match(row.text):
         return True
     if row.size > HEADING_RATIO_BOX * body:
         return False  # a heading breaks its lines by sense
@@ -198,7 +210,7 @@ def _next_word_fits(previous: Row, row: Row) -> bool:
 
 
 def _is_list_item(row: Row) -> bool:
-    return bool(_BULLET.match(row.text) or _NUMBERED.match(row.text))
+    return bool(BULLET.match(row.text) or _NUMBERED.match(row.text))
 
 
 # Regions

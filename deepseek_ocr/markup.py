@@ -38,6 +38,7 @@ _UNDERLINE = re.compile(r"=+|-{1,2}")
 #: Definitions of links and footnotes, which are not shown where they stand; "+" as a bullet; the other fence.
 _HIDING = re.compile(r"\[[^\]\n]+\]:|\+(?=\s|$)|~~~")
 _TAB_STOP: Final = 4
+_ANY_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _PLAIN_WORD = re.compile(r"[\"'(“„‘]?[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*[\"')”’.,;:!?]*")  # noqa: RUF001 - as people write
 #: Words of a text at least; in Chinese, Japanese and Korean they are not told apart.
 _MIN_WORDS, _FIRST_CJK = 3, "\u2e80"
@@ -118,7 +119,7 @@ def is_prose(text: str) -> bool:
     """Whether a text is written in words, and not a notation whose signs and lines matter: SMILES, a dictionary."""
     if text.lstrip()[:1] in {"{", "["}:
         return False
-    words = text.split()
+    words = _ANY_TAG.sub(" ", text).split()
     plain = sum(bool(_PLAIN_WORD.fullmatch(word)) for word in words)
     return (plain >= _MIN_WORDS and 2 * plain > len(words)) or any(sign > _FIRST_CJK for sign in text)
 

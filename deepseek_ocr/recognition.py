@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from bisect import bisect_left, bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,7 +30,10 @@ from rapidocr import RapidOCR
 from deepseek_ocr.completion import Region
 from deepseek_ocr.detection import MAX_SIDE_PX, find_lines
 from deepseek_ocr.errors import EngineStartError
+from deepseek_ocr.grids import joined_rules
 from deepseek_ocr.layout import Line, regions_from_lines
+from deepseek_ocr.lettering import lettering_of, types_of
+from deepseek_ocr.ruling import find_rules
 from deepseek_ocr.scripts import scripts_of
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Box
     from deepseek_ocr.detection import Image, Quad
+    from deepseek_ocr.grids import Rule
+    from deepseek_ocr.lettering import Lettering, Type
 
 #: What differs from RapidOCR's config.yaml, but for the models.
 PARAMETERS: dict[str, Any] = {
@@ -66,6 +72,11 @@ MIN_CONFIDENCE = 0.5
 SURE_LINE_RATIO = 4
 #: What is wider (130 letters or so) is cut where it is emptiest, to bound the memory.
 MAX_LINE_RATIO = 66
+#: A rule cuts the lines it goes through if it is so many times as long as they are high; letters' strokes are shorter.
+RULE_RATIO = 1.3
+#: What is left out on both sides of it, and the least width of a part between two of them, in heights of the line.
+RULE_RIM = 0.08
+MIN_PART_RATIO = 0.25
 #: Area of the image worked on; larger pages are scaled down.  An A3 page at 350 dpi, as in `sizes.py`.
 MAX_PAGE_PX = 24_000_000
 #: OpenCV's warps address pixels with 16 bits.
@@ -102,20 +113,27 @@ def read_image(detection: Path, recognition: Path, image: Image, budget_s: float
     work, rim = _workable(image)
     quads, complete = find_lines(ocr.text_det, work, deadline=started + DETECTION_SHARE * budget_s)
     page = _Page(work.shape[1], work.shape[0], rim, _slope(quads))
+    rules = _rules(work, page, quads)
+    upright = sorted((rule for rule in rules if not rule.is_level), key=lambda rule: rule.at)
     lines: list[Line] = []
+    letterings: list[Lettering] = []
     unreadable: list[Region] = []
     for quad in sorted(quads, key=lambda quad: float(quad[:, 1].mean())):
         if time.monotonic() - started > budget_s:
             complete = False
             break
-        for part, picture in _pieces(quad, ocr.crop_text_regions(work, [quad])[0]):
+        pieces = _pieces(quad, ocr.crop_text_regions(work, [quad])[0], _crossings(page.level(quad), upright))
+        for part, picture in pieces:
             result = ocr.recognize_txt([picture])
             text, confidence = result.txts[0].strip(), float(result.scores[0])
             if text and confidence >= MIN_CONFIDENCE:
                 lines.append(Line(text, page.level_box(part), confidence=confidence))
+                letterings.append(lettering_of(picture, text))
             elif _length(part, 1) >= SURE_LINE_RATIO * _length(part, 3):
                 unreadable.append(Region("unreadable", "", page.level_box(part), 0.0))
-    regions = (*regions_from_lines(lines, aspect=page.aspect), *unreadable)
+    lines = [_typed(line, type_, page) for line, type_ in zip(lines, types_of(letterings), strict=True)]
+    drawn = [page.rule_box(rule) for rule in rules]
+    regions = (*regions_from_lines(lines, aspect=page.aspect, rules=drawn), *unreadable)
     return Reading(tuple(replace(region, box=page.true_box(region.box)) for region in regions), complete)
 
 
@@ -193,7 +211,56 @@ def _workable(image: Image) -> tuple[Image, int]:
     return np.asarray(cv2.copyMakeBorder(larger, rim, rim, rim, rim, cv2.BORDER_CONSTANT, value=paper)), rim
 
 
-def _pieces(quad: Quad, line: Image) -> list[tuple[Quad, Image]]:
+def _typed(line: Line, type_: Type | None, page: _Page) -> Line:
+    """The line with what its type tells; a box that is higher than wide is left to the layout."""
+    (left, top, right, bottom) = line.box
+    if type_ is None or bottom - top > (right - left) * page.aspect:
+        return line
+    return replace(line, size=type_.size / (page.height - 2 * page.rim), is_measured=True, bold=type_.bold)
+
+
+def _rules(work: Image, page: _Page, quads: list[Quad]) -> list[Rule]:
+    """The rules of the page put straight, in its pixels."""
+    if not quads:
+        return []
+    line_px = statistics.median(min(_length(quad, 1), _length(quad, 3)) for quad in quads)
+    grey = cv2.cvtColor(work, cv2.COLOR_BGR2GRAY)
+    if page.slope:
+        grey = cv2.warpAffine(grey, page.turn, (page.width, page.height), borderMode=cv2.BORDER_REPLICATE)
+    return joined_rules(find_rules(np.asarray(grey, np.uint8), line_px), line_px)
+
+
+def _crossings(level: Any, upright: list[Rule]) -> list[float]:
+    """Where rules that are longer than the letters are high go through a level line, as shares of its width."""
+    (left, top), (right, bottom) = level.min(axis=0).tolist(), level.max(axis=0).tolist()
+    height = bottom - top
+    if height >= right - left:
+        return []
+    near = upright[bisect_left(upright, left, key=_at) : bisect_right(upright, right, key=_at)]
+    return [
+        (rule.at - left) / (right - left)
+        for rule in near
+        if rule.start < (top + bottom) / 2 < rule.end and rule.end - rule.start > RULE_RATIO * height
+    ]
+
+
+def _at(rule: Rule) -> float:
+    return rule.at
+
+
+def _pieces(quad: Quad, line: Image, crossings: list[float]) -> list[tuple[Quad, Image]]:
+    """A line and its picture, cut at the rules that cross it, and where it is very long."""
+    if not crossings:
+        return _short(quad, line)
+    height, width = line.shape[:2]
+    edges = [0, *(round(at * width) for at in crossings), width]
+    rim = max(2, round(RULE_RIM * height))
+    spans = [(start + rim * (start > 0), end - rim * (end < width)) for start, end in pairwise(edges)]
+    spans = [(start, end) for start, end in spans if end - start >= MIN_PART_RATIO * height]
+    return [piece for start, end in spans for piece in _short(*_part(quad, line, start, end))]
+
+
+def _short(quad: Quad, line: Image) -> list[tuple[Quad, Image]]:
     """A line and its picture; if it is very long, in near equal parts, cut through columns with little contrast."""
     height, width = line.shape[:2]
     count = math.ceil(width / (0.9 * MAX_LINE_RATIO * height))
@@ -203,13 +270,17 @@ def _pieces(quad: Quad, line: Image) -> list[tuple[Quad, Image]]:
     reach = max(1, width // count // 10)
     middles = [width * part // count for part in range(1, count)]
     cuts = [0, *(at - reach + int(contrast[at - reach : at + reach].argmin()) for at in middles), width]
+    return [_part(quad, line, start, end) for start, end in pairwise(cuts)]
+
+
+def _part(quad: Quad, line: Image, left: int, right: int) -> tuple[Quad, Image]:
+    """What of a line is between two columns of its picture."""
     # Vertical text comes turned: its picture begins at the top.
     start, end = quad[[0, 3]], quad[[1, 2]]
     if _length(quad, 3) > _length(quad, 1):
         start, end = quad[[1, 0]], quad[[2, 3]]
-    edges = [start + (end - start) * (cut / width) for cut in cuts]
-    parts = [np.array([one[0], other[0], other[1], one[1]], np.float32) for one, other in pairwise(edges)]
-    return [(part, line[:, left:right]) for part, (left, right) in zip(parts, pairwise(cuts), strict=True)]
+    one, other = (start + (end - start) * (at / line.shape[1]) for at in (left, right))
+    return np.array([one[0], other[0], other[1], one[1]], np.float32), line[:, left:right]
 
 
 def _length(quad: Quad, corner: int) -> float:
@@ -239,8 +310,24 @@ class _Page:
     def aspect(self) -> float:
         return (self.width - 2 * self.rim) / (self.height - 2 * self.rim)
 
+    @property
+    def turn(self) -> Any:
+        """What puts the page straight: a matrix for OpenCV."""
+        return cv2.getRotationMatrix2D((self.width / 2, self.height / 2), self.slope, 1)
+
+    def level(self, quad: Quad) -> Any:
+        """The corners of a line on the page put straight, in pixels."""
+        return cv2.transform(np.asarray(quad, np.float64)[None], self.turn)[0]
+
     def level_box(self, quad: Quad) -> Box:
         return self._fractions(quad, self.slope)
+
+    def rule_box(self, rule: Rule) -> Box:
+        """The box of a rule on the page put straight."""
+        sides = (rule.start, rule.at, rule.end, rule.at) if rule.is_level else (rule.at, rule.start, rule.at, rule.end)
+        left, top, right, bottom = (side - self.rim for side in sides)
+        width, height = self.width - 2 * self.rim, self.height - 2 * self.rim
+        return left / width, top / height, right / width, bottom / height
 
     def true_box(self, box: Box) -> Box:
         if not self.slope:

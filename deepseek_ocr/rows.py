@@ -33,6 +33,7 @@ HYPHEN_PREFIXES = frozenset(
 )
 HYPHENS = "-\u00ad\u2010"
 
+BULLET = re.compile(r"[\u2022\u2023\u25aa\u25cf\u25e6\u2013\u2014\u00b7*-]\s*(?=[^\W_])|[\u2022\u25aa\u25cf\u25e6]")
 WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 
 

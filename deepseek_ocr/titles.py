@@ -10,15 +10,15 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
-from deepseek_ocr.rows import body_size
+from deepseek_ocr.rows import BULLET, body_size
 
 if TYPE_CHECKING:
     from deepseek_ocr.rows import Row
 
-#: Letter size, against the body's, that makes a heading: font sizes are exact, box heights vary by about a tenth
-#: with the ascenders and descenders in the line.
+#: Letter size, against the body's, that makes a heading: font sizes are exact, measured ones differ by some hundredths
+#: (`lettering.py`), and by a tenth between faces of unlike width.
 HEADING_RATIO = 1.15
-HEADING_RATIO_BOX = 1.3
+HEADING_RATIO_BOX = 1.2
 #: A line that stands alone among prose and ends without a stop needs less to be one (generated scans: headings of 14 pt
 #: over 11 pt come out at 1.20 and more, salutations and signatures at 0.91 to 1.00).
 HEADING_RATIO_ALONE = 1.14
@@ -67,7 +67,8 @@ def _is_heading(paragraph: list[Row], *, body: float, bold_stands_out: bool) -> 
     if len(text) > MAX_HEADING_LETTERS or not any(map(str.isalpha, text)) or any(map(_is_row_of_cells, paragraph)):
         return False
     if _is_large(paragraph, body):
-        return True
+        # Large print has items and sentences as other print has.
+        return not BULLET.match(text) and (len(text) <= MAX_ALONE_LETTERS or not text.endswith((".", ",", ";")))
     bold = bold_stands_out and all(row.bold for row in paragraph)
     short = len(paragraph) <= 2 and not text.endswith((".", ",", ";"))  # noqa: PLR2004
     return bold and short and paragraph[0].size >= 0.95 * body

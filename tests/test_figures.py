@@ -220,6 +220,12 @@ PARSED: dict[str, tuple[str, str | None, str]] = {
     "geometry": (GEOMETRY, GEOMETRY, "figure"),
     "code": ("__import__('os').system('rm -rf /')", "__import__('os').system('rm -rf /')", "figure"),
     "other words": ("An engraving of three gulls above a sea wall.",) * 2 + ("figure",),
+    "words with artefacts": (
+        "<center>Three well- fed gulls on walls</center>",
+        "Three well-fed gulls on walls",
+        "figure",
+    ),
+    "a notation with some": ("C1- C2<b>", "C1- C2<b>", "figure"),
     "the same words": ("A bar chart shows the ships of each month at the harbour.", None, "figure"),
     "what was read": ("Legend: tugs, ferries.", None, "figure"),
     "nothing": (" \n", None, "figure"),

@@ -105,6 +105,7 @@ def test_cells_that_stay_html() -> None:
 PROSE = {
     "a sentence": ("The mole was built in 1902.", True),
     "quoted": ("The words \u201cstand clear\u201d, in red.", True),
+    "between tags": ("<center>Three gulls here</center>", True),
     "Chinese": ("\u8fd9\u662f\u4e00\u5f20\u56fe\u7247\u3002", True),
     "SMILES": ("CC(C)CC1=CC=C(C=C1)C(C)C(=O)O", False),
     "short SMILES": ("CCO", False),

@@ -1,0 +1,478 @@
+"""`bench/accuracy.py`: its figures are what a hand computes, its pages what they say, its folders read right."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pymupdf
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import accuracy, omnidocbench
+from bench.accuracy_pages import FONTS, HEIGHT, WIDTH, Picture, ground_truth, picture, sheets, write_folder
+from bench.accuracy_prose import SENTENCES
+from bench.accuracy_readers import Read, ours, plain_text, tesseract, tesseract_languages
+from bench.accuracy_scores import (
+    Errors,
+    assign,
+    character_errors,
+    differences,
+    normalized_distance,
+    plain_quotes,
+    substring_distance,
+    teds,
+    word_errors,
+)
+from bench.omnidocbench import Truth, load_truth, parse_markdown, prediction, score_page, table_key
+from bench.omnidocbench_match import Match, formula_key, match, text_key
+from deepseek_ocr.document import Document, Page
+from deepseek_ocr.tables import Cell, Table, parse_table
+from tests.fakes import FakeEngine, fake_page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+#: PyMuPDF brings them, so that the pages are the same everywhere.
+BUILT_IN = [font for font in FONTS if "(" in font]
+WORDS = st.text("ab é-", max_size=30)
+TABLES = st.lists(
+    st.lists(st.builds(Cell, st.text("ab", max_size=3), st.integers(1, 2), st.integers(1, 2)), min_size=1, max_size=3),
+    min_size=1,
+    max_size=3,
+).map(Table)
+
+
+# Error rates
+
+
+@pytest.mark.parametrize(
+    ("read", "truth", "characters", "words"),
+    [
+        pytest.param("the ferry", "the ferry", (0, 9), (0, 2), id="equal"),
+        pytest.param(" the\n\tferry ", "the ferry", (0, 9), (0, 2), id="white space"),
+        pytest.param("fe\u0301e", "fée", (0, 3), (0, 1), id="composed letters"),
+        pytest.param("the fery", "the ferry", (1, 9), (1, 2), id="a letter lost"),
+        pytest.param("theferry", "the ferry", (1, 9), (2, 2), id="a space lost: one word replaced, one lost"),
+        pytest.param("the old ferry", "the ferry", (4, 9), (1, 2), id="a word made up"),
+        pytest.param("b a", "a b", (2, 3), (2, 2), id="exchanged"),
+        pytest.param("", "the ferry", (9, 9), (2, 2), id="nothing read"),
+        pytest.param("made up", "", (7, 0), (2, 0), id="nothing written"),
+    ],
+)
+def test_error_rates(read: str, truth: str, characters: tuple[int, int], words: tuple[int, int]) -> None:
+    """Edits and units of the truth, in characters and in words."""
+    assert character_errors(read, truth) == Errors(*characters)
+    assert word_errors(read, truth) == Errors(*words)
+
+
+def test_rates_weigh_by_length() -> None:
+    """Errors of pages add up before they are divided by the truth; a rate may pass 1."""
+    assert (Errors(1, 10) + Errors(0, 90)).rate == 0.01
+    assert (Errors().rate, Errors(3, 2).rate, Errors(1, 0).rate) == (0.0, 1.5, float("inf"))
+
+
+def test_differences_show_what_was_read_instead() -> None:
+    """Each stretch of words that differs, as written and as read."""
+    assert differences("the fery leaves never", "the ferry leaves") == [("ferry", "fery"), ("", "never")]
+
+
+def test_plain_quotes_keep_the_length() -> None:
+    """Each mark becomes one of a typewriter, so that only its shape is forgiven."""
+    assert plain_quotes("„O\u2019Hara“ \u2013 «sì»") == '"O\'Hara" - "sì"'
+
+
+@given(WORDS, WORDS)
+def test_normalized_distance(one: str, other: str) -> None:
+    """0 for equals alone, at most 1, the same both ways."""
+    distance = normalized_distance(one, other)
+    assert 0 <= distance <= 1
+    assert distance == normalized_distance(other, one)
+    assert (distance == 0) == (one == other)
+
+
+@given(st.text("ab", max_size=4), st.text("ab", max_size=8))
+def test_substring_distance(part: str, text: str) -> None:
+    """The least distance to a stretch of the same length, where it is below the limit, else 1."""
+    stretches = [text[start : start + len(part)] for start in range(len(text) - len(part) + 1)]
+    least = min((normalized_distance(part, stretch) for stretch in stretches), default=1.0) if part else 1.0
+    assert substring_distance(part, text, 0.6) == (least if least < 0.6 else 1.0)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.data())
+def test_assignment_is_the_best(rows: int, columns: int, data: st.DataObject) -> None:
+    """As many pairs as there can be, none twice, and no other choice costs less."""
+    costs = np.array([[data.draw(st.integers(0, 9)) / 9 for _ in range(columns)] for _ in range(rows)])
+    pairs = assign(costs)
+    size = min(rows, columns)
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs) == size
+    wide = costs if rows <= columns else costs.T
+    best = min(
+        sum(wide[row, column] for row, column in enumerate(chosen))
+        for chosen in itertools.permutations(range(max(rows, columns)), size)
+    )
+    assert sum(costs[pair] for pair in pairs) == pytest.approx(best)
+
+
+# Tables
+
+
+def table(*rows: str) -> Table:
+    """A table of rows of cells' HTML."""
+    return parse_table("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
+
+
+@pytest.mark.parametrize(
+    ("read", "truth", "similar", "structure"),
+    [
+        pytest.param(table("<td>a</td>"), table("<td>a</td>"), 1, 1, id="equal"),
+        pytest.param(table("<th>a</th>"), table("<td>a</td>"), 1, 1, id="a head is a cell"),
+        # 3 nodes (row, two cells), one of them renamed at the cost of its text.
+        pytest.param(table("<td>a</td><td>c</td>"), table("<td>a</td><td>b</td>"), 2 / 3, 1, id="another text"),
+        pytest.param(table("<td>a</td><td>bc</td>"), table("<td>a</td><td>bd</td>"), 2.5 / 3, 1, id="half of a text"),
+        # 4 nodes, a row and its cell to insert.
+        pytest.param(table("<td>a</td>"), table("<td>a</td>", "<td>b</td>"), 2 / 4, 2 / 4, id="a row lost"),
+        pytest.param(table("<td>a</td><td>b</td>"), table("<td>a</td>"), 2 / 3, 2 / 3, id="a cell made up"),
+        # 2 nodes, the cell renamed at full cost.
+        pytest.param(table("<td>a</td>"), table('<td colspan="2">a</td>'), 1 / 2, 1 / 2, id="a span lost"),
+        pytest.param(table("<td>x2</td>"), table("<td>x<sup>2</sup></td>"), 1, 1, id="tags within a cell"),
+        pytest.param(Table(), table("<td>a</td>"), 0, 0, id="no table"),
+    ],
+)
+def test_teds(read: Table, truth: Table, similar: float, structure: float) -> None:
+    """Both figures, against those computed by hand."""
+    assert teds(read, truth) == pytest.approx(similar)
+    assert teds(read, truth, structure_only=True) == pytest.approx(structure)
+
+
+@settings(max_examples=40)
+@given(TABLES, TABLES)
+def test_teds_is_a_similarity(one: Table, other: Table) -> None:
+    """1 for equals, the same both ways, the structure alone never less like than the whole."""
+    assert teds(one, one) == teds(other, other, structure_only=True) == 1
+    similar, structure = teds(one, other), teds(one, other, structure_only=True)
+    assert similar == pytest.approx(teds(other, one))
+    assert similar <= structure + 1e-9 <= 1 + 2e-9
+
+
+def test_key_of_a_table() -> None:
+    """Heads are cells, spans stay, and the frame of the official scorer is around it."""
+    read = table('<th rowspan="2">a  b</th><td>c</td>')
+    assert table_key(read) == (
+        '<html><body><table border="1" ><tr><td rowspan="2">a b</td><td>c</td></tr></table></body></html>'
+    )
+    assert not table_key(Table())
+
+
+# Matching
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        pytest.param("# The *ferry*, 10:30!", "Theferry1030", id="marks"),
+        pytest.param(r"by $\alpha_{1}$ and \(\Lambda\), \frac", "by\u03b1_1andΛfrac", id="formulas"),
+        pytest.param("渡船 在。", "渡船在", id="Chinese"),
+    ],
+)
+def test_text_key(text: str, key: str) -> None:
+    """Letters and digits, of formulas what they show."""
+    assert text_key(text) == key
+
+
+@pytest.mark.parametrize(
+    "latex",
+    [r"\[ \mathbf{X} = 1 . \]", "$$\\mathrm{X}=1\\tag{3}$$", r"\begin{equation}\text{X} = 1\end{equation}", "{x}=1"],
+)
+def test_formula_key(latex: str) -> None:
+    """Ways to write a formula that look the same."""
+    assert formula_key(latex) == "{x}=1"
+
+
+ONE, TWO, THREE = "thesurveybeganearly", "nobodyaskedforfigures", "ferryleavesathalfpast"
+
+
+@pytest.mark.parametrize(
+    ("truth", "read", "expected"),
+    [
+        pytest.param([ONE, TWO], [ONE, TWO], [((0,), (0,)), ((1,), (1,))], id="equal"),
+        pytest.param([ONE, TWO], [TWO, ONE], [((0,), (1,)), ((1,), (0,))], id="in another order"),
+        pytest.param([ONE + TWO, THREE], [ONE, TWO, THREE], [((0,), (0, 1)), ((1,), (2,))], id="read in two"),
+        pytest.param([ONE, TWO, THREE], [ONE + TWO, THREE], [((0, 1), (0,)), ((2,), (1,))], id="read as one"),
+        pytest.param([ONE, TWO], [ONE], [((0,), (0,)), ((1,), ())], id="not read"),
+        pytest.param([ONE], [ONE, THREE], [((0,), (0,))], id="made up"),
+        pytest.param([ONE], ["0123456789"], [((0,), ())], id="nothing alike"),
+        pytest.param(["", ONE], ["", ONE], [((1,), (1,))], id="empty ones"),
+        pytest.param([ONE], [], [((0,), ())], id="nothing read"),
+        pytest.param([], [ONE], [], id="nothing written"),
+    ],
+)
+def test_match(truth: list[str], read: list[str], expected: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
+    """Blocks are found where they were split, joined, moved or left out."""
+    assert match(truth, read) == [Match(*pair) for pair in expected]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text("abc", max_size=8), max_size=5), st.lists(st.text("abc", max_size=8), max_size=5))
+def test_match_takes_each_true_block_once(truth: list[str], read: list[str]) -> None:
+    """Every true block with a text is in one match, whatever was read; none that was read is in two."""
+    matches = match(truth, read)
+    assert sorted(number for one in matches for number in one.truth) == [n for n, key in enumerate(truth) if key]
+    seen = [number for one in matches for number in one.read]
+    assert len(seen) == len(set(seen))
+
+
+# Folders
+
+
+def element(category: str, order: int | None = None, **content: Any) -> dict[str, Any]:
+    """A block as OmniDocBench.json has it."""
+    return {"category_type": category, "poly": [0.0] * 8, "ignore": False, "order": order} | content
+
+
+def truth_of(tmp_path: Path, *elements: dict[str, Any], **extra: Any) -> Truth:
+    """A page of these blocks, written and loaded."""
+    page = {
+        "layout_dets": list(elements),
+        "page_info": {"image_path": "one.png", "page_attribute": {"language": "simplified_chinese"}},
+        "extra": extra,
+    }
+    (tmp_path / "OmniDocBench.json").write_text(json.dumps([page]), encoding="utf-8")
+    return load_truth(tmp_path)[0]
+
+
+HTML = "<table><tr><td>a</td><td>b</td></tr></table>"
+
+
+def test_score_of_a_page(tmp_path: Path) -> None:
+    """All figures of a page with one of each, as computed by hand."""
+    truth = truth_of(
+        tmp_path,
+        element("header", 0, text="Journal of Ferries"),
+        element("title", 1, text="The Survey"),
+        element("text_block", 2, text="Nobody asked for the figures."),
+        element("equation_isolated", 3, latex="$$x + y = 1$$"),
+        element("table", 4, html=HTML),
+        element("text_block", 5, text="The ferry leaves at 10:30."),
+        element("abandon", text="7"),
+    )
+    score = score_page(
+        truth,
+        "Journal of Ferries\n\n# The Survey\n\nThe ferry leaves at 10:31.\n\n\\[x + y = 2\\]\n\n"
+        "| a | c |\n|---|---|\n\nNobody asked for the figures.\n",
+    )
+    # Keys: 9, 24 and 20 letters, one of them wrong; the header is not counted.
+    assert score.text == pytest.approx(1 / 53)
+    assert score.formula == pytest.approx(1 / 5)
+    frame = '<html><body><table border="1" ><tr><td>a</td><td>b</td></tr></table></body></html>'
+    assert score.table == pytest.approx(1 / len(frame))
+    assert score.teds == pytest.approx(2 / 3)
+    assert score.teds_s == 1
+    # 1, 5, 2 instead of 1, 2, 5: two of three replaced.
+    assert score.order == pytest.approx(2 / 3)
+    assert score.language == "ZH"
+    assert omnidocbench.mean([score], "overall") == pytest.approx((1 / 53 + 1 / 5 + 1 / len(frame) + 2 / 3) / 4)
+
+
+def test_score_of_what_is_not_there(tmp_path: Path) -> None:
+    """What the truth lacks has no figure; what was not read has the worst."""
+    truth = truth_of(tmp_path, element("text_block", 1, text="The Survey"), element("table", 2, html=HTML))
+    score = score_page(truth, "")
+    assert (score.text, score.formula, score.table, score.order) == (1, None, 1, 1)
+    assert (score.teds, score.teds_s) == (0, 0)
+
+
+def test_truth_joins_and_leaves_out(tmp_path: Path) -> None:
+    """Parts of a paragraph are one, in their order; what is to be ignored is; other relations mean nothing."""
+    truth = truth_of(
+        tmp_path,
+        element("text_block", 3, text=" asked", anno_id=13),
+        element("title", 1, text="Survey", anno_id=11),
+        element("text_block", 2, text="Nobody", anno_id=12),
+        element("text_block", 4, text=" again.", anno_id=14),
+        element("text_block", 5, text="stamp", anno_id=15) | {"ignore": True},
+        relation=[
+            {"source_anno_id": 12, "target_anno_id": 13, "relation_type": "truncated"},
+            {"source_anno_id": 13, "target_anno_id": 14, "relation_type": "truncated"},
+            {"source_anno_id": 11, "target_anno_id": 12, "relation_type": "parent_son"},
+            {"source_anno_id": 14, "target_anno_id": 15, "relation_type": "truncated"},
+        ],
+    )
+    texts = [(one.category, one.text, one.order) for one in truth.of({"title", "text_block"})]
+    assert texts == [("title", "Survey", 1), ("text_block", "Nobody asked again.", 2)]
+
+
+def test_markdown_comes_apart() -> None:
+    """Tables and displayed formulas leave the text, pictures and comments go, formulas in a line stay."""
+    reading = parse_markdown(
+        "<!-- page 1 -->\n\n![a](b.png)\n\nBy $x^2$ and \\(y\\).\n"
+        f"{HTML}\nAfter it.\n\n$$a\n+ b$$\n\n| a \\| b | c |\n| --- | :-: |\n| 1 | 2 |\n\nEnd, at 5 \\$."
+    )
+    assert [" ".join(text.split()) for text in reading.texts] == [
+        "By $x^2$ and \\(y\\).", "After it.", "End, at 5 \\$."
+    ]  # fmt: skip
+    assert reading.formulas == ("x^2", "y", "a\n+ b")
+    rows = [[[cell.text for cell in row] for row in found.rows] for found in reading.tables]
+    assert rows == [[["a", "b"]], [["a | b", "c"], ["1", "2"]]]
+
+
+def test_lines_are_blocks_where_no_line_is_empty() -> None:
+    """Markdown without empty lines is taken line by line."""
+    assert parse_markdown("one\ntwo\n").texts == ("one", "two")
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Picture]:
+    """Two generated pages."""
+    return [picture(sheet, 7) for sheet in sheets(2, 7, BUILT_IN)]
+
+
+def write_predictions(folder: Path, pages: Sequence[Picture]) -> None:
+    """What an engine without fault writes: Markdown for all pages but the last, and DocJSON for that one."""
+    folder.mkdir()
+    for page in pages[:-1]:
+        text = "\n\n".join(block.text for block in page.blocks)
+        (folder / f"{page.name}.md").write_text(f"<!-- page 1 -->\n\n{text}\n", encoding="utf-8")
+    last = pages[-1]
+    blocks = [
+        {"id": f"p1b{number}", "category": "text", "label": "text", "text": block.text}
+        for number, block in enumerate(last.blocks)
+    ]
+    read = Page.model_validate(
+        {"page_number": 1, "width": 1, "height": 1, "unit": "px", "blocks": blocks, "source": "cpu", "seconds": 0}
+    )
+    document = Document(
+        source_name=last.name,
+        source_type="image",
+        engine="cpu",
+        model="m",
+        task="document",
+        page_count=1,
+        pages=(read,),
+    )
+    stem = last.name.rpartition(".")[0]
+    (folder / f"{stem}.json").write_text(document.model_dump_json(), encoding="utf-8")
+
+
+def test_folder_of_perfect_predictions(
+    tmp_path: Path, pages: list[Picture], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Generated pages in OmniDocBench's format, read without fault: all distances are 0."""
+    write_folder(tmp_path / "set", pages)
+    write_predictions(tmp_path / "read", pages)
+    assert accuracy.main(["folder", str(tmp_path / "set"), "--predictions", str(tmp_path / "read"), "--each"]) == 0
+    out = capsys.readouterr().out
+    assert "| all | 0.000 | 0.000 | - | - | 0.000 | - | - | 2 |" in out
+    assert out.count("Score(") == 2
+
+
+def test_pages_without_prediction_count(
+    tmp_path: Path, pages: list[Picture], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page nobody read is worth 1, is named, and the command says so with its exit code."""
+    write_folder(tmp_path / "set", pages)
+    write_predictions(tmp_path / "read", pages)
+    (tmp_path / "read" / f"{pages[0].name}.md").unlink()
+    assert accuracy.main(["folder", str(tmp_path / "set"), "--predictions", str(tmp_path / "read")]) == 1
+    out = capsys.readouterr().out
+    assert "| all | 0.500 | 0.500 | - | - | 0.500 | - | - | 2 |" in out
+    assert f"1 of 2 pages have no prediction and count as empty: {pages[0].name}" in out
+
+
+def test_prediction_is_found_by_either_name(tmp_path: Path) -> None:
+    """`x.md` as OmniDocBench wants it, `x.png.md` as the daemon writes it."""
+    (tmp_path / "x.png.md").write_text("daemon", encoding="utf-8")
+    assert prediction(tmp_path, "some/x.png") == "daemon"
+    (tmp_path / "x.md").write_text("stem", encoding="utf-8")
+    assert prediction(tmp_path, "some/x.png") == "stem"
+    assert prediction(tmp_path, "y.png") is None
+
+
+async def test_engine_reads_a_folder(tmp_path: Path, pages: list[Picture]) -> None:
+    """Without predictions each picture goes through the reader and an engine."""
+    write_folder(tmp_path, pages)
+    texts = await accuracy.read_folder(tmp_path, load_truth(tmp_path), FakeEngine())
+    assert len(texts) == 2
+    assert all(text.startswith("<!-- page 1 -->\n\n") for text in texts)
+
+
+# Generated pages
+
+
+def test_conditions_are_dealt_evenly() -> None:
+    """Over 30 pages each value is on as many pages as any other, and a seed gives the same pages again."""
+    chosen = sheets(30, 3, BUILT_IN)
+    assert chosen == sheets(30, 3, BUILT_IN) != sheets(30, 4, BUILT_IN)
+    for name, times in (("font", 10), ("size", 5), ("columns", 15), ("language", 6), ("condition", 5)):
+        values = [getattr(sheet, name) for sheet in chosen]
+        assert {values.count(value) for value in values} == {times}
+
+
+def test_page_is_what_it_says(pages: list[Picture]) -> None:
+    """The same picture each time, all blocks on the paper, in order down the columns, the page number last."""
+    for page in pages:
+        assert picture(page.sheet, 7) == page
+        assert [block.category for block in page.blocks][:: len(page.blocks) - 1] == ["title", "page_number"]
+        assert len(page.text.split()) > 100
+        for left, top, right, bottom in (block.box for block in page.blocks):
+            assert 0 < left < right < WIDTH
+            assert 0 < top < bottom < HEIGHT
+    boxes = [poly for one in ground_truth(pages) for block in one["layout_dets"] for poly in block["poly"]]
+    assert min(boxes) > 0
+
+
+def test_every_font_has_every_letter() -> None:
+    """No letter of the prose is a box on paper, so that what is not read is not the paper's fault."""
+    letters = {letter for sentences in SENTENCES.values() for letter in "".join(sentences)} | set("ßøñüóÉÍ£€")
+    fonts = [pymupdf.Font(name) for font in BUILT_IN for name in FONTS[font]]
+    assert not {letter for letter in letters for font in fonts if not font.has_glyph(ord(letter))}
+
+
+def test_figures_of_the_generated_set(pages: list[Picture]) -> None:
+    """Ours comes first with its ratio to each, and every condition has its row."""
+    perfect = [Read(page.text, 1.0) for page in pages]
+    half = [Read(" ".join(page.text.split()[::2]), 1.0) for page in pages]
+    text = accuracy.tables(pages, {accuracy.OURS: half, accuracy.RAPIDOCR: [Read("", 1.0)] * 2})
+    assert text.startswith("word error rate 0.5")
+    assert "x plain RapidOCR's 1.0000 (bar: the lowest), 2 pages" in text.splitlines()[0]
+    assert f"| {pages[0].sheet.font} |" in text
+    assert "| cpu engine | 0.0000 | 0.0000 |" in accuracy.tables(pages, {accuracy.OURS: perfect})
+
+
+# Readers
+
+
+def test_text_of_a_page() -> None:
+    """Blocks one after the other; of a table the cells row by row, without tags."""
+    page = fake_page(1, "one\ntwo")
+    blocks = (page.blocks[0], page.blocks[0].model_copy(update={"category": "table", "text": HTML}))
+    assert plain_text(page.model_copy(update={"blocks": blocks})) == "one\ntwo\na b"
+
+
+async def test_our_reader_takes_files(tmp_path: Path, pages: list[Picture]) -> None:
+    """A picture file goes through the public reader."""
+    write_folder(tmp_path, pages[:1])
+    (read,) = await ours([tmp_path / "images" / pages[0].name], FakeEngine())
+    assert read.text
+    assert read.seconds > 0
+
+
+def test_tesseract_is_not_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where there is none, none of its languages is there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not tesseract_languages()
+
+
+@pytest.mark.skipif(not tesseract_languages(), reason="no tesseract with a language of the pages")
+def test_tesseract_reads(tmp_path: Path) -> None:
+    """The command reads a line of a picture."""
+    with pymupdf.open() as document:
+        page = document.new_page(width=200, height=60)
+        page.insert_text((20, 40), "The ferry leaves", fontsize=16)
+        page.get_pixmap(dpi=150).save(tmp_path / "one.png")
+    (read,) = tesseract([tmp_path / "one.png"], tesseract_languages().partition("+")[0])
+    assert read.text.split() == ["The", "ferry", "leaves"]
