@@ -29,6 +29,7 @@ from daemon.outputs import (
     write_manifest,
 )
 from daemon.roots import Root, this_owner
+from deepseek_ocr.attempt import page_from
 from deepseek_ocr.completion import Completion
 from deepseek_ocr.document import DocumentHead
 from deepseek_ocr.engine import Choice
@@ -36,7 +37,6 @@ from deepseek_ocr.engine.textlayer import TextLayerEngine
 from deepseek_ocr.keywords import document_tail
 from deepseek_ocr.pages import Limits, inspect, load_page
 from deepseek_ocr.pages_pdf import mupdf
-from deepseek_ocr.reader import page_from
 
 BAR = 0.33
 

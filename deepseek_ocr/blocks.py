@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from deepseek_ocr.captions import linked
 from deepseek_ocr.document import Block, Flag, PageOddity, category_of
-from deepseek_ocr.grounding import parse
+from deepseek_ocr.grounding import PLAIN_LABEL, parse
 from deepseek_ocr.mending import mend, mend_entities, mend_table
 from deepseek_ocr.prompt import Task
 from deepseek_ocr.tables import find_tables, parse_table, to_html
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.boxes import WrittenBox
     from deepseek_ocr.completion import Box, Completion, PageImage, Region
     from deepseek_ocr.document import Category
-    from deepseek_ocr.grounding import RawBlock
+    from deepseek_ocr.raw_blocks import RawBlock
 
 #: Answers to these name no labels: the text itself stands where the label does otherwise.
 _TEXT_IN_REF: Final = frozenset({Task.IMAGE, Task.LOCATE})
@@ -35,6 +35,9 @@ _REACH: Final = 2
 #: Characters of a heading's further lines above which they are no part of it.
 _MAX_HEADING_REST: Final = 120
 
+#: A heading amid a text.  One "#" is none: of 112 lines of text that begin with "#", all 82 with a single one are
+#: comments in code.
+_HEADING_LINE = re.compile(r"^[ \t]*+#{2,6}[ \t]++(\S.{0,199})$", re.MULTILINE)
 _HEADING_MARK = re.compile(r"\A[ \t]*#{1,6}(?:[ \t]+|$)")
 _FORMULA = re.compile(r"\\[(\[]")
 #: What a formula on several lines begins with.
@@ -86,10 +89,13 @@ def _from_raw(block: RawBlock, task: Task) -> Iterator[_Piece]:
     flags = {
         Flag.CLAMPED: block.clamped, Flag.DEGENERATE: block.degenerate, Flag.RECOVERED: block.recovered,
     }  # fmt: skip
+    label, text = block.label, block.text
+    if not text and category_of(label) == "text" and not PLAIN_LABEL.fullmatch(label):
+        label, text = "", label  # "1 Introduction": what was asked names labels, what was answered does not
     piece = _Piece(
-        block.label, category_of(block.label), block.text,
+        label, category_of(label), text,
         # Text instead of a label is what stands on the page, letter by letter.
-        markup=bool(block.label) or task not in _TEXT_IN_REF,
+        markup=bool(label) or task not in _TEXT_IN_REF,
         box=_around(block.boxes), written=block.written,
         flags=frozenset(flag for flag, is_set in flags.items() if is_set),
     )  # fmt: skip
@@ -159,7 +165,9 @@ def _split_tables(piece: _Piece) -> list[_Piece]:
 
 
 def _headings_apart(piece: _Piece) -> list[_Piece]:
-    """The headings in a piece of that category, without their marks, and what the model ran together with them."""
+    """The headings in a piece, without their marks, and what the model ran together with them."""
+    if piece.category in {"text", "formula"} and piece.label and "```" not in piece.text:
+        return _headings_amid(piece)
     if piece.category != "heading":
         return [piece]
     first, *rest = piece.text.split("\n")
@@ -174,6 +182,22 @@ def _headings_apart(piece: _Piece) -> list[_Piece]:
             break
         parts[-1] = replace(parts[-1], text=f"{parts[-1].text}\n{line}")
     return [part for part in parts if part.text.strip()] or parts[:1]
+
+
+def _headings_amid(piece: _Piece) -> list[_Piece]:
+    """A text as it is, or the headings and the texts in it."""
+    parts, at = [], 0
+    for found in _HEADING_LINE.finditer(piece.text):
+        parts += [
+            replace(piece, text=piece.text[at : found.start()]),
+            replace(piece, category="heading", text=found[1]),
+        ]
+        at = found.end()
+    if not parts:
+        return [piece]
+    parts.append(replace(piece, text=piece.text[at:]))
+    parts = [part for part in parts if part.text.strip()]
+    return [replace(part, flags=part.flags | {Flag.RECOVERED}) for part in parts] if len(parts) > 1 else parts
 
 
 def _mended(piece: _Piece) -> _Piece:

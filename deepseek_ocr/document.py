@@ -34,6 +34,8 @@ CATEGORIES: Final[dict[str, Category]] = {
     "table_caption": "caption",
     "figure_title": "caption",
     "table_footnote": "caption",
+    "footnote": "text",
+    "page_footnote": "text",
 }
 #: What a label that is not one of those may hold, the first that fits; seen: "table_body", "equation group",
 #: "text_caption", "equation 1", "table C1".
@@ -41,6 +43,8 @@ _PARTS: Final[tuple[tuple[str, Category], ...]] = (
     ("caption", "caption"),
     ("footnote", "caption"),
     ("figure_title", "caption"),
+    ("table_title", "caption"),
+    ("chart_title", "caption"),
     ("chart", "chart"),
     ("equation", "formula"),
     ("formula", "formula"),

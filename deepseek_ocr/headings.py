@@ -59,6 +59,10 @@ _PATTERNS: Final = (
 )
 
 
+#: Labels of titles; "sub_title" and "paragraph_title" are those of other headings.
+_TITLE = re.compile(r"\s*(?:doc(?:ument)?[_ ])?title\b", re.IGNORECASE)
+
+
 @dataclass(slots=True)
 class Outline:
     """What is known of all headings of a document."""
@@ -94,7 +98,7 @@ def _note(outline: Outline, text: str) -> None:
 
 def is_title(block: Block) -> bool:
     """Whether a heading is one of the document, or of a part that is a document of its own."""
-    return "title" in block.label.lower() and "sub" not in block.label.lower()
+    return bool(_TITLE.match(block.label))
 
 
 def numbering_of(text: str) -> tuple[Numbering, str]:

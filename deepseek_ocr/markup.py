@@ -22,6 +22,8 @@ _FENCE = re.compile(r"[ \t]*(`{3,})([^`]*)")
 _INLINE = re.compile(
     r"(?P<keep>\\[!-/:-@\[-`{-~]|(?<!`)(?P<ticks>`+)(?!`)[^`\n]+(?<!`)(?P=ticks)(?!`))"
     r"|`+|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\$|!\[|\]\((?!https?://|mailto:|#)|(?<!~)~(?!~)"
+    # "2150*2150*1000 mm", "2*n", "x**2": a star beside a digit is no emphasis, where a word could go on with it.
+    r"|(?<=[\w)])\*(?=\d)|(?<=\d)\*(?=[\w(])|(?<=[\w)])\*\*(?=\d)"
 )
 _UNSAFE_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 #: A sign that LaTeX, or what finds formulas in Markdown, would take for something else; behind an escape it is none.
@@ -37,6 +39,7 @@ _RULE = re.compile(r"-{3,}|_{3,}|\*{3,}")
 _UNDERLINE = re.compile(r"=+|-{1,2}")
 #: Definitions of links and footnotes, which are not shown where they stand; "+" as a bullet; the other fence.
 _HIDING = re.compile(r"\[[^\]\n]+\]:|\+(?=\s|$)|~~~")
+_HASH = re.compile(r"^([ \t]*+(?:(?:[-*+>•]|\d{1,9}[.)])[ \t]++)*+)(#{1,6}+(?=\s|$))", re.MULTILINE)
 _TAB_STOP: Final = 4
 _ANY_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _PLAIN_WORD = re.compile(r"[\"'(“„‘]?[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*[\"')”’.,;:!?]*")  # noqa: RUF001 - as people write
@@ -44,11 +47,14 @@ _PLAIN_WORD = re.compile(r"[\"'(“„‘]?[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*[\"'
 _MIN_WORDS, _FIRST_CJK = 3, "\u2e80"
 
 
-def text_markdown(text: str) -> str:
-    """A text of one or more paragraphs."""
+def text_markdown(text: str, *, has_headings: bool = True) -> str:
+    """A text of one or more paragraphs; where headings are told apart already, "#" is what stands on the page."""
     parts = []
     for is_code, chunk in _split_code(text):
-        parts += [chunk] if is_code else _paragraphs(chunk)
+        if is_code:
+            parts.append(chunk)
+        else:
+            parts += _paragraphs(chunk if has_headings else _HASH.sub(r"\1\\\2", chunk))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -112,6 +118,8 @@ def _escaped(found: re.Match[str]) -> str:
         return sign
     if sign[0] == "`":
         return "\\`" * len(sign)
+    if sign[0] == "*":
+        return "\\*" * len(sign)
     return f"{sign[:-1]}\\{sign[-1]}" if len(sign) > 1 else f"\\{sign}"
 
 

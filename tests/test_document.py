@@ -89,7 +89,8 @@ def test_a_page_without_extras_has_good_defaults() -> None:
 LABELS = {
     "title": "heading", "sub_title": "heading", "equation": "formula", "equation group": "formula",
     "equation 1": "formula", "table_body": "table", "table C1": "table", "image": "figure", "chart": "chart",
-    "figure_title": "caption", "table_footnote": "caption", "text_caption": "caption", "Image_Caption": "caption",
+    "figure_title": "caption", "table_title": "caption", "table_footnote": "caption", "text_caption": "caption",
+    "Image_Caption": "caption", "footnote": "text",
     "text_begin": "text", "text of text": "text", "page_number": "text", "header": "text", "": "text",
 }  # fmt: skip
 

@@ -70,6 +70,15 @@ def test_levels(texts: list[str], levels: list[int]) -> None:
     assert [levelled(one, outline).blocks[0].level for one in pages] == levels
 
 
+@pytest.mark.parametrize(
+    ("label", "expected"), [("title", 1), ("Title", 1), ("doc_title", 1), ("sub_title", 2), ("paragraph_title", 2)]
+)
+def test_titles_by_their_labels(label: str, expected: int) -> None:
+    """Titles of a document are told from those of its parts, also by the words of other models."""
+    one = page((label, "Tides"))
+    assert levelled(one, survey([one])).blocks[0].level == expected
+
+
 def test_a_page_without_headings_stays() -> None:
     """Nothing is copied for nothing."""
     empty = page()

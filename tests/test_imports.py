@@ -14,9 +14,9 @@ MAX_LINES = 400
 ROWS = {
     "deepseek_ocr": [
         "errors",
+        "guard",
         "prompt",
         "tiles",
-        "guard",
         "completion",
         "view",
         "processes",
@@ -33,6 +33,7 @@ ROWS = {
         "pages_pdf",
         "pages",
         "boxes",
+        "raw_blocks",
         "grounding",
         "scripts",
         "detection",
@@ -49,6 +50,7 @@ ROWS = {
         "headings",
         "markup",
         "markdown",
+        "layout_pdf",
         "figures",
         "prose",
         "keywords",
@@ -59,6 +61,9 @@ ROWS = {
         "servers",
         "chat",
         "engine",
+        "attempt",
+        "halves",
+        "recovery",
         "reader",
     ],
     "daemon": [

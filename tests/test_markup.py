@@ -18,6 +18,8 @@ from deepseek_ocr.markup import (
 #: Markdown of the model -> Markdown in the file.
 TEXTS = {
     "emphasis": ("**Tides** and *ebbs* and `code`", "**Tides** and *ebbs* and `code`"),
+    "stars that multiply": ("2150*2150*9 2*n**2 (a)*3 A*2, B*3", r"2150\*2150\*9 2\*n\*\*2 (a)\*3 A\*2, B\*3"),
+    "emphasis within a word": ("die *Steigung*en, **1. Teil**", "die *Steigung*en, **1. Teil**"),
     "escapes": (r"\*no\* \<b> \\<b>", r"\*no\* \<b> \\\<b>"),
     "a formula in a line": (r"of \( 97\%\) days", r"of $97\%$ days"),
     "a formula on its own line": ("where\n\\[x = 1\\]\nand", "where\n\n$$x = 1$$\n\nand"),
@@ -55,6 +57,12 @@ TEXTS = {
 def test_texts(text: str, expected: str) -> None:
     """Markdown stays Markdown; HTML, pictures, scripts and accidents become text."""
     assert text_markdown(text) == expected
+
+
+def test_no_heading_where_they_are_told_apart() -> None:
+    """A comment in code that the model read as text is no heading above all others."""
+    text = "# Plot:\n- ## x\n#5\n```\n# y\n```"
+    assert text_markdown(text, has_headings=False) == "\\# Plot:\n- \\## x\n#5\n\n```\n# y\n```"
 
 
 @pytest.mark.parametrize("name", TEXTS)

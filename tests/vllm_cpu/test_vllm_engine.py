@@ -18,12 +18,14 @@ import pytest_asyncio
 from PIL import ImageOps
 from tokenizers import Tokenizer
 
+from deepseek_ocr import attempt
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.vllm import STREAM_INTERVAL, VllmEngine
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS
 from deepseek_ocr.engine.vllm_processes import core_processes
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import request_args
+from deepseek_ocr.loops import find_loop
 from deepseek_ocr.prompt import IMAGE_TOKEN, Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import tile
 from tests.conftest import eventually
@@ -226,6 +228,18 @@ async def test_a_page_given_up_leaves_the_engine_to_others(engine: Tapped, pictu
     assert engine.health().detail.startswith("1 pages in flight")
     reading[0].cancel()
     await asyncio.wait(reading)
+
+
+async def test_a_loop_is_given_up_while_it_streams(engine: Tapped, pictures: dict[str, Image.Image]) -> None:
+    """Random weights stammer without a guard: the page comes back long before its context is full."""
+    engine.guard = NO_GUARD
+    done = await attempt.recognize(engine, engine.page(pictures["small"], Mode.TINY), ENDLESS)
+    assert done.finish_reason == "repetition"
+    assert find_loop(done.text) is not None
+    assert len(done.text) < 6000
+    assert engine.health().detail.startswith("0 pages in flight")
+    engine.guard = GUARD
+    assert len(await engine.ids(pictures["small"], 2)) == 2
 
 
 async def test_what_vllm_refuses_is_this_pages_fault(engine: Tapped, pictures: dict[str, Image.Image]) -> None:
