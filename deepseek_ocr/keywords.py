@@ -25,10 +25,12 @@ import snowballstemmer
 import stopwordsiso
 from py3langid.langid import LanguageIdentifier
 
+from deepseek_ocr.document import DocumentTail
 from deepseek_ocr.prose import CJK, OBJECT, Sentence, sentences, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
 #: Words below which nothing is said: frequencies mean nothing yet.
 MIN_WORDS: Final = 50
@@ -118,6 +120,12 @@ def digest(text: str, *, max_keywords: int = 10, max_sentences: int = 3) -> Dige
     vocabulary = Vocabulary(code)
     keywords = _keywords(_spread(found, MAX_KEYWORD_CHARS), vocabulary, min(max_keywords, count // WORDS_PER_KEYWORD))
     return Digest(language, keywords, _summary(found, vocabulary.terms, max_sentences))
+
+
+def document_tail(markdown: Path) -> DocumentTail:
+    """The digest of a Markdown file, as it stands at the end of a document."""
+    found = digest(markdown.read_text(encoding="utf-8"))
+    return DocumentTail(summary=" ".join(found.summary) or None, keywords=found.keywords, language=found.language)
 
 
 class Vocabulary:
