@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from deepseek_ocr.captions import linked
 from deepseek_ocr.document import Block, Flag, PageOddity, category_of
 from deepseek_ocr.grounding import PLAIN_LABEL, parse
-from deepseek_ocr.mending import mend, mend_entities, mend_table
+from deepseek_ocr.mending import mend, mend_entities, mend_hyphens, mend_table
 from deepseek_ocr.prompt import Task
 from deepseek_ocr.tables import find_tables, parse_table, to_html
 
@@ -202,6 +202,8 @@ def _headings_amid(piece: _Piece) -> list[_Piece]:
 
 def _mended(piece: _Piece) -> _Piece:
     """The piece with its text as it is to be kept."""
+    if not piece.markup:
+        return replace(piece, text=mend_hyphens(mend_entities(piece.text)))
     if piece.category == "table" and "<table" in piece.text.lower():
         table = parse_table(mend_table(piece.text))
         flags = piece.flags if table.is_closed else piece.flags | {Flag.UNCLOSED}

@@ -45,6 +45,9 @@ _MAX_PIECES: Final = 20_000
 _REF, _REF_END, _DET, _DET_END = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
 _END = "<｜end▁of▁sentence｜>"  # noqa: RUF001 - as published
 _TAG = re.compile(r"(<\|/?(?:ref|det)\|>|<\|grounding\|>|<｜(?:begin|end)▁of▁sentence｜>)")  # noqa: RUF001 - as published
+#: A special token that is cut off with the text, and what is left of one at its end is no text of the page.
+_TORN = re.compile(r"<(?:\|/?(?:r(?:ef?)?|d(?:et?)?|g[a-z]{0,8})?\|?|｜[a-z]*▁?[a-z▁]*｜?)\Z")  # noqa: RUF001 - as published
+_MAX_TORN_CHARS: Final = 20
 #: What begins a head, or ends the text.
 _BEGINNINGS: Final = frozenset({_REF, _DET, ""})
 #: What after a `<|det|>` without a box says that it was a false start.
@@ -145,6 +148,10 @@ class _Scanner:
                 end = report - len(rule) * (not rule.strip("="))
             if end < self.last:
                 self._note(OddityKind.WRAPPER, end, self.last)
+        torn = _TORN.search(self.text, max(begin, end - _MAX_TORN_CHARS), end)
+        if torn:
+            self._note(OddityKind.STRAY_TAG, torn.start(), end)
+            end = torn.start()
         return begin, end
 
     def _note(self, kind: OddityKind, start: int, end: int) -> None:

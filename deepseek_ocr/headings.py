@@ -113,9 +113,10 @@ def numbering_of(text: str) -> tuple[Numbering, str]:
 
 def level(block: Block, outline: Outline) -> int:
     """The level of a heading: 1 for titles, below that by numbering."""
-    if is_title(block):
-        return TITLE_LEVEL
     numbering, number = numbering_of(block.text)
+    # One of a row of numbered headings is now and then labelled a title.
+    if is_title(block) and not (numbering is Numbering.DECIMAL and outline.has_decimal):
+        return TITLE_LEVEL
     # Numbers that begin anew stand below headings without one.
     top = DEFAULT_LEVEL + (len(outline.upper) or (outline.has_plain and outline.firsts > 1))
     if numbering in outline.upper:

@@ -60,13 +60,13 @@ def text_markdown(text: str, *, has_headings: bool = True) -> str:
 
 def line_markdown(text: str) -> str:
     """A text on one line: a heading, a caption, a cell."""
-    pieces = split_formulas(" ".join(text.split()))
+    pieces = _apart(" ".join(text.split()))
     return "".join(_formula(piece) if kind else _INLINE.sub(_escaped, piece) for kind, piece in pieces)
 
 
 def cell_text(text: str) -> str:
     """The text of a cell that stays HTML, where nothing is Markdown but formulas."""
-    return "".join(_formula(piece, is_html=True) if kind else piece for kind, piece in split_formulas(text))
+    return "".join(_formula(piece, is_html=True) if kind else piece for kind, piece in _apart(text))
 
 
 def formula_markdown(text: str) -> str:
@@ -91,6 +91,16 @@ def display(formula: str) -> str:
         # Line by line, or what is escaped at the end of one would be the next line's beginning.
         return "\n".join(["$$", *(_clean(line, is_last=False) for line in lines[:-1]), _clean(lines[-1]), "$$"])
     return f"$${body}$$"
+
+
+def _apart(text: str) -> list[tuple[str, str]]:
+    """The pieces of a text, with a space between two formulas: the dollars between them would be those of a display."""
+    pieces: list[tuple[str, str]] = []
+    for kind, piece in split_formulas(text):
+        if kind and pieces and pieces[-1][0]:
+            pieces.append(("", " "))
+        pieces.append((kind, piece))
+    return pieces
 
 
 def _formula(piece: str, *, is_html: bool = False) -> str:
@@ -169,7 +179,7 @@ def _split_code(text: str) -> Iterator[tuple[bool, str]]:
 
 def _paragraphs(text: str) -> list[str]:
     """The paragraphs of a text without code; formulas that stand on their own lines are some."""
-    pieces = split_formulas(text)
+    pieces = _apart(text)
     parts: list[str] = []
     line: list[str] = []
     is_alone = True

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -17,6 +18,8 @@ from deepseek_ocr.attempt import EVERYTHING, page_from, reading_of, recognize, t
 from deepseek_ocr.completion import Completion
 from deepseek_ocr.document import Flag, Page
 from deepseek_ocr.errors import Corrupt, EngineStartError, PageError, WorkerDied, WorkerTimeout
+from deepseek_ocr.figures import TASKS as SECOND_PASS
+from deepseek_ocr.figures import look_closer
 from deepseek_ocr.pages import Limits, initialize_worker, inspect, load_page
 from deepseek_ocr.processes import ProcessPool
 from deepseek_ocr.recovery import Judges, recover
@@ -61,6 +64,8 @@ class Reader:
             max_calls=RENDER_MAX_CALLS,
         )
         self._judges = Judges()
+        #: Looks of the second pass at once, over all pages: each has a picture in memory.
+        self._looks = asyncio.Semaphore(engine.info.capacity)
 
     def with_engine(self, engine: Engine) -> Reader:
         """A reader that shares the processes; entered and left with this one, never by itself."""
@@ -153,6 +158,27 @@ class Reader:
     async def look(self, path: Path, page_index: int, view: View, options: Options) -> Completion:
         """What the engine says of a part of a page, once, unjudged; raises as `Engine.recognize` does."""
         return await self._recognize(await self._seen(path, page_index, view, options), options, None)
+
+    async def look_closer(self, path: Path, page: Page, options: Options = EVERYTHING) -> Page:
+        """The page with what a second look at its figures and broken tables found; raises as `read_page` does.
+
+        Where the engine cannot be asked about figures, the page as it is.
+        """
+        info = self.engine.info
+        if not info.tasks >= SECOND_PASS:
+            return page
+
+        async def ask(view: View, asked: Options) -> Completion:
+            asked = replace(asked, mode=options.mode)
+            async with self._looks:
+                try:
+                    image = await self._load(path, page.page_number - 1, info.needs, asked.mode or info.mode, view)
+                except WorkerTimeout:
+                    await self._probe(path)
+                    raise
+                return await self._recognize(image, asked, None)
+
+        return await look_closer(page, ask)
 
     async def picture(self, path: Path, page_index: int, view: View = WHOLE) -> bytes:
         """A PNG of a page, or of a part of it; raises `PageError`, also where nothing is to be seen there."""

@@ -130,6 +130,8 @@ def test_text_in_place_of_labels_is_no_markdown() -> None:
     """What is read letter by letter is data."""
     (block,) = read(tag("# 5 *new*"), Task.IMAGE)
     assert (block.text, block.label, block.markup) == ("# 5 *new*", "", False)
+    (block,) = read(tag("a high- \ntide &lt; <i>x</i> $x_1$"), Task.IMAGE)
+    assert block.text == "a high- \ntide < <i>x</i> $x_1$"
 
 
 def test_regions_are_data() -> None:

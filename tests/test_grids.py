@@ -132,6 +132,15 @@ def test_lines_of_a_cell_are_one_text() -> None:
     assert [[text for text, _, _ in row] for row in table] == [["first document here", "head"], ["r1 c0", "r1 c1"]]
 
 
+def test_faint_rules() -> None:
+    """Where the rules between cells are missing, but each has its own text, they are no cell that spans them."""
+    cells = squares(3, 3)
+    rules = [side for cell in cells for side in frame(cell)]
+    inner = [*frame((1, 1, 2, 2), sides="br"), *frame((2, 1, 3, 2), sides="r"), *frame((1, 2, 2, 3), sides="b")]
+    rules = [side for side in rules if not any(side == pytest.approx(other) for other in inner)]
+    assert tables(written(cells), rules) == [expected(cells, 3)]
+
+
 PROSE = [line("a line of prose in a frame that goes on and on", LEFT + 5, TOP + 4 + 12 * row) for row in range(20)]
 
 

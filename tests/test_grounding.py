@@ -77,6 +77,9 @@ SAMPLES: dict[str, Row] = {
     ),
     "spaces around": Row("<|ref|> text <|/ref|> <|det|> [[10,20,30,40]] <|/det|>\nA", [plain("A")]),
     "a fraction": Row(f"{TEXT.replace('30', '30.5')}\nA", [("text", "A", [(10, 20, 30.5, 40)])]),
+    "a token that is cut off": Row(f"{TEXT}\nA\n<|re", [plain("A")], (K.STRAY_TAG,)),
+    "an end token that is cut off": Row(f"{TEXT}\nA<｜end▁of", [plain("A")], (K.STRAY_TAG,)),  # noqa: RUF001
+    "a sign at the end": Row(f"{TEXT}\nA <", [plain("A <")]),
     "the end token": Row(f"{TEXT}\nA{END}\n", [plain("A")]),
     "brackets in the text": Row(f"{TEXT}\nx[[1, 2, 3, 4]] and [5]", [plain("x[[1, 2, 3, 4]] and [5]")]),
     "no tag at all": Row("# One\n\n| a | b |\n", [("", "# One\n\n| a | b |", [])]),

@@ -57,6 +57,7 @@ OUTLINES = {
     "roman and letters": (["I. Sea", "A. Salt", "B. Foam", "II. Land"], [2, 3, 3, 2]),
     "an appendix": (["1 Sea", "2 Land", "A. Tables"], [2, 2, 2]),
     "parentheses": (["1. Sea", "a) Salt"], [2, 3]),
+    "a number among the titles": (["T Log", "1. Sea", "T 2. Land", "3. Air", "T Annex"], [1, 2, 2, 2, 1]),
     "too deep": (["1.1.1.1.1.1 Sea"], [6]),
 }
 

@@ -228,6 +228,25 @@ def test_markdown_is_read_as_text() -> None:
     assert "zebra" not in found.keywords
 
 
+def test_what_is_said_about_pictures_and_addresses_does_not_show() -> None:
+    """Words of a second look and addresses are neither keywords nor quoted, and captions are not quoted."""
+    picture = (
+        "*Figure 1: A lighthouse keeper climbs the stairs of the lighthouse.*\n\n> The zebra is a zebra of zebras."
+    )
+    addresses = "The keeper of the lighthouse writes to zebra@example.org and reads https://zebra.example.org/zebra."
+    found = digest(f"{picture}\n\n{ENGLISH}\n\n{addresses}\n")
+    assert found.summary == digest(ENGLISH).summary
+    assert not any("zebra" in keyword for keyword in found.keywords)
+
+
+def test_german_keywords_are_nouns() -> None:
+    """Where nouns are written with capitals, verbs and adjectives are told from them."""
+    text = "Wir berechnen die lineare Funktion. Sie berechnen, wie erhalten, lineare Stellen der Funktion. "
+    text += " ".join(f"Dann berechnen wir im Fall {word} die lineare Funktion." for word in GERMAN.split()[:20])
+    assert all(keyword.split()[-1][0].isupper() for keyword in digest(text).keywords)
+    assert "Funktion" in " ".join(digest(text).keywords)
+
+
 def test_scans_give_what_clean_text_gives() -> None:
     """Lines of 60 letters, some with a word broken at their end, are the same text."""
     scanned = textwrap.fill(GERMAN, 60)

@@ -24,6 +24,7 @@ TEXTS = {
     "a formula in a line": (r"of \( 97\%\) days", r"of $97\%$ days"),
     "a formula on its own line": ("where\n\\[x = 1\\]\nand", "where\n\n$$x = 1$$\n\nand"),
     "formulas in a row": ("\\[a\\]\n\n\\[b\\]", "$$a$$\n\n$$b$$"),
+    "formulas side by side": (r"\(a\)\(b\) \[c\]\[d\]", "$a$ $b$ $$c$$ $$d$$"),
     "a long formula in a line": ("a \\[x\n= 1\\] b", "a $$x = 1$$ b"),
     "an empty formula": (r"a \(\) b", "a  b"),
     "a formula that is not closed": (r"a \(b", r"a \(b"),
