@@ -31,6 +31,8 @@ _IN_FORMULA = re.compile(r"\\.|[$%]", re.DOTALL)
 #: What a formula without delimiters has, and a remark beside one has not.
 _LATEX = re.compile(r"[\\^_={}]")
 _DELIMITER = re.compile(r"\\(?:([()\[\]])|.)", re.DOTALL)
+#: That of a formula which breaks off, as at the end of an answer.
+_LONE_DELIMITER = re.compile(r"\A\\[(\[]|\\[)\]]\Z")
 #: What may begin a line of a formula that stands on several; others would begin a list, a heading, a rule ...
 _FORMULA_LINE = re.compile(r"[\\&{}(\[A-Za-z]|\d(?!\d*[.)])")
 
@@ -78,7 +80,9 @@ def formula_markdown(text: str) -> str:
     formulas = [piece for kind, piece in pieces if kind]
     if len(formulas) == 1 and not any(piece.strip() for kind, piece in pieces if not kind):
         return display(formulas[0])
-    return text_markdown(text) if formulas or not _LATEX.search(text) else display(text)
+    if formulas or not _LATEX.search(text):
+        return text_markdown(text)
+    return display(_LONE_DELIMITER.sub("", text))
 
 
 def display(formula: str) -> str:

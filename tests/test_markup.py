@@ -81,6 +81,8 @@ FORMULAS = {
     "dollars of its own": ("$$a = 1$$", "$$a = 1$$"),
     "none": (r"\frac{1}{2}", r"$$\frac{1}{2}$$"),
     "none, no LaTeX": ("see above", "see above"),
+    "one that breaks off": (r"\[x^2 +", "$$x^2 +$$"),
+    "the end of one": (r"+ x^2\]", "$$+ x^2$$"),
     "a remark": (r"AB: \(u\) \(v\)", "AB: $u$ $v$"),
     "two": ("\\[a\\]\n\n\\[b\\]", "$$a$$\n\n$$b$$"),
     "lines": ("\\[\n\\begin{align*}\na &= 1 \\\\\n&= 2\n\\end{align*}\n\\]",
