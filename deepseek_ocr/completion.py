@@ -84,6 +84,7 @@ class Completion:
     #: The text in pieces with their boxes, where the engine knows them by itself (a model writes them into `text`).
     regions: tuple[Region, ...] = ()
     prompt_tokens: int = 0
+    #: Estimated where the page was given up in the middle, 0 where nobody counts.
     completion_tokens: int = 0
 
 

@@ -131,32 +131,37 @@ def _without_repeats(first: Sequence[Block], second: Sequence[Block]) -> list[Bl
         return list(second)
     block = second[begun]
     words = block.text.split()
-    same = max((_same(other.text.split(), words) for other in first), default=0)
+    borders = _borders(words)
+    same = max((_same(other.text.split()[-len(words) :], words, borders) for other in first), default=0)
     if same < SAME_WORDS:
         return list(second)
     rest = block.model_copy(update={"text": _after_words(block.text, same)})
     return [*second[:begun], *([rest] if rest.text else []), *second[begun + 1 :]]
 
 
-def _same(ends: Sequence[str], begins: Sequence[str]) -> int:
-    """How many words at the beginning of one text are those at the end of the other; the most there are.  Linear."""
-    if not begins:
-        return 0
-    # The failure function of Knuth, Morris and Pratt, run over the end of the other text.
-    ends = ends[-len(begins) :]
-    fail = [0] * len(begins)
-    length = 0
-    for at in range(1, len(begins)):
-        while length and begins[at] != begins[length]:
-            length = fail[length - 1]
-        length += begins[at] == begins[length]
-        fail[at] = length
+def _same(ends: Sequence[str], begins: Sequence[str], borders: Sequence[int]) -> int:
+    """How many words at the beginning of one text are those at the end of another; the most there are.
+
+    The search of Knuth, Morris and Pratt, run to the end of the other text: linear in it.
+    """
     length = 0
     for word in ends:
         while length and (length == len(begins) or word != begins[length]):
-            length = fail[length - 1]
+            length = borders[length - 1]
         length += word == begins[length]
     return length
+
+
+def _borders(words: Sequence[str]) -> list[int]:
+    """For each beginning of the words how many of its first ones are its last ones too; their failure function."""
+    borders = [0] * len(words)
+    length = 0
+    for at in range(1, len(words)):
+        while length and words[at] != words[length]:
+            length = borders[length - 1]
+        length += words[at] == words[length]
+        borders[at] = length
+    return borders
 
 
 def _after_words(text: str, count: int) -> str:

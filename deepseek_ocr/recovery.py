@@ -37,15 +37,17 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Tokens of the answer to one further try: the longest of 427 good real outputs has 11,100 characters, some 3,700.
+#: Tokens of the answer to one further try: twice what the longest of 427 good real outputs has (5,674 characters,
+#: bench/false_alarms.py, at some 3 a token).
 TRY_TOKENS: Final = 4096
 #: Tokens of all further tries of one page: four full ones.  With the first (8,192 less the picture) a page costs 24,000
-#: at most, some 25 pages of print; a loop is given up long before, so that the usual bad page costs far less.
+#: at most, as 26 pages of print; a loop is given up long before, so that the usual bad page costs far less.
 MORE_TOKENS: Final = 4 * TRY_TOKENS
 #: A try with fewer tokens left is not worth its picture.
 LEAST_TOKENS: Final = 512
 #: No further try of a model begins so long after the first one: half of what makes a hanging engine of one page
-#: (`completion.LONGEST_PAGE_S`).  With hundreds of pages in flight a full try takes two minutes.
+#: (`completion.LONGEST_PAGE_S`).  With hundreds of pages in flight a full try takes one to two minutes (15 to 25 ms a
+#: token, see the research).
 MORE_S: Final = 300.0
 #: An engine that is not asked in words is as slow as the processor: all its tries of a page end within so long, if
 #: each takes no longer than the slowest before; the customer's limit for a page.

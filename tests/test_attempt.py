@@ -11,6 +11,7 @@ import pytest
 
 from deepseek_ocr.attempt import recognize
 from deepseek_ocr.completion import Completion, EngineInfo, PageImage
+from deepseek_ocr.engine.reviving import RevivingEngine
 from deepseek_ocr.errors import PageError
 from deepseek_ocr.loops import find_loop
 from deepseek_ocr.prompt import Options, Task
@@ -91,6 +92,18 @@ async def test_real_loops_are_given_up_while_they_come(name: str) -> None:
     assert completion.finish_reason == "repetition"
     assert engine.given_up
     assert find_loop(completion.text) == find_loop(text)
+
+
+async def test_giving_a_page_up_is_no_death() -> None:
+    """The engine that is built anew after its deaths lets the page go, and reads the next."""
+    engine = StreamingEngine(HEAD + LOOPS["a sentence"][0] * 9)
+    reviving = RevivingEngine(engine)
+    await reviving.start()
+    assert (await recognize(reviving, PAGE, Options())).finish_reason == "repetition"
+    assert engine.given_up
+    assert (await recognize(reviving, PAGE, Options())).finish_reason == "repetition"
+    assert reviving.deaths == 0
+    await reviving.stop()
 
 
 async def test_an_answer_that_begins_anew_is_watched_anew() -> None:
