@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
 #: Letters of a label that nothing closes; the longest known has 14 (table_footnote).
 _MAX_OPEN_LABEL_CHARS: Final = 40
-#: Heads (each box of one counts) or oddities of a text; what follows so many is not read.  A megabyte of well-formed
-#: blocks has fewer, and no answer, of 8192 tokens, has half as many.
-_MAX_PIECES: Final = 20_000
+#: Heads (each box of one counts) and oddities of a text; what follows so many is not read.  A megabyte of well-formed
+#: blocks has fewer, and no answer has as many tokens: 8192 is the most.
+_MAX_HEADS: Final = 20_000
+_MAX_ODDITIES: Final = 10_000
 
 _REF, _REF_END, _DET, _DET_END = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
 _END = "<｜end▁of▁sentence｜>"  # noqa: RUF001 - as published
@@ -121,7 +122,7 @@ class _Scanner:
         self.ends = [*(head.end for head in bare.values()), *places[2::2], end]
         index, heads = self._read_text(_Head(begin, begin), 0), 0
         while self.names[index]:
-            if max(heads, len(self.oddities)) >= _MAX_PIECES:
+            if heads >= _MAX_HEADS or len(self.oddities) >= _MAX_ODDITIES:
                 self._note(OddityKind.ENDLESS, self.starts[index], end)
                 break
             head = bare.get(self.starts[index])
@@ -167,7 +168,7 @@ class _Scanner:
         if not first:
             return {}
         heads = {}
-        for found in chain([first], islice(line_pattern.finditer(self.text, first.end(), end), _MAX_PIECES)):
+        for found in chain([first], islice(line_pattern.finditer(self.text, first.end(), end), _MAX_ODDITIES)):
             written, _ = read_boxes(found[2])
             start, stop = found.span()
             heads[start] = _Head(start, stop, found.span(1), written, OddityKind.TAGS_LOST)
@@ -281,7 +282,7 @@ class _Scanner:
             self._add(head, self._trimmed(at, end), end)
             return index
         pieces: list[Span] = []
-        while names[index] not in _BEGINNINGS and len(self.oddities) < _MAX_PIECES:
+        while names[index] not in _BEGINNINGS and len(self.oddities) < _MAX_ODDITIES:
             start = starts[index]
             if names[index] == _DET_END and self.text[start - 1 : start] == "]":
                 start = at + len(self.text[at:start].rstrip(_BOX_CHARACTERS))
