@@ -125,7 +125,8 @@ def digest(text: str, *, max_keywords: int = 10, max_sentences: int = 3) -> Dige
 def document_tail(markdown: Path) -> DocumentTail:
     """The digest of a Markdown file, as it stands at the end of a document."""
     found = digest(markdown.read_text(encoding="utf-8"))
-    return DocumentTail(summary=" ".join(found.summary) or None, keywords=found.keywords, language=found.language)
+    space = "" if found.language in UNSPACED else " "
+    return DocumentTail(summary=space.join(found.summary) or None, keywords=found.keywords, language=found.language)
 
 
 class Vocabulary:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from typing import TYPE_CHECKING
 
 import pytest
 import stopwordsiso
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_ocr.keywords import MIN_WORDS, STEMMERS, UNSPACED, Digest, Vocabulary, digest
+from deepseek_ocr.document import DocumentTail
+from deepseek_ocr.keywords import MIN_WORDS, STEMMERS, UNSPACED, Digest, Vocabulary, digest, document_tail
 from tests.growth import check_linear
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Written for these tests.  Each text is about one thing, which is named in several forms.
 ENGLISH = (
@@ -237,6 +242,16 @@ def test_what_is_said_about_pictures_and_addresses_does_not_show() -> None:
     found = digest(f"{picture}\n\n{ENGLISH}\n\n{addresses}\n")
     assert found.summary == digest(ENGLISH).summary
     assert not any("zebra" in keyword for keyword in found.keywords)
+
+
+@pytest.mark.parametrize(("text", "space"), [(ENGLISH, " "), (CHINESE, "")], ids=["english", "chinese"])
+def test_the_end_of_a_document_is_that_of_its_file(text: str, space: str, tmp_path: Path) -> None:
+    """Its sentences stand in one text, with spaces where the language has some."""
+    (tmp_path / "x.md").write_text(f"<!-- page 1 -->\n\n{text}\n", encoding="utf-8")
+    found = digest(text)
+    tail = document_tail(tmp_path / "x.md")
+    assert tail == DocumentTail(summary=space.join(found.summary), keywords=found.keywords, language=found.language)
+    assert tail.summary
 
 
 def test_german_keywords_are_nouns() -> None:

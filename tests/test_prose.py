@@ -72,7 +72,7 @@ def test_lines_become_sentences(document: str, expected: list[str]) -> None:
         ("Before.<table><tr><td>cell</td></tr></table>After.", ["Before.", "After."]),
         ("Before.\n\n<table><tr><td>cut off", ["Before."]),
         ("Before.\n```\ncode = 1\n```\nAfter.", ["Before.", "After."]),
-        ("![A caption](x.images/1.png)\n\nA [link](http://example.org/a) here.", ["A link here."]),
+        ("![A caption \\[27\\] of it](x.images/1.png)\n\nA [link](http://example.org/a) here.", ["A link here."]),
         ("It costs $5 and $6 now.", ["It costs $5 and $6 now."]),
         (r"Rain &amp; snow \[12\] \(see below\) 5 \* 3 fell.", ["Rain & snow [12] (see below) 5 * 3 fell."]),
         ("Chapter one ........ 7\nChapter two . . . . . 9\nText.", ["Text."]),
