@@ -10,15 +10,16 @@ Left to others: the tags (`grounding.py`), headings' levels (`headings.py`), whe
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from deepseek_ocr.captions import linked
 from deepseek_ocr.document import Block, Flag, PageOddity, category_of
 from deepseek_ocr.grounding import PLAIN_LABEL, parse
-from deepseek_ocr.mending import mend, mend_entities, mend_hyphens, mend_table
+from deepseek_ocr.mending import FENCED, mend, mend_entities, mend_hyphens, mend_table, with_one_notation
 from deepseek_ocr.prompt import Task
-from deepseek_ocr.tables import find_tables, parse_table, to_html
+from deepseek_ocr.tables import find_tables, parse_table, pipes_to_html, to_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +38,9 @@ _MAX_HEADING_REST: Final = 120
 
 #: A heading amid a text.  One "#" is none: of 112 lines of text that begin with "#", all 82 with a single one are
 #: comments in code.
-_HEADING_LINE = re.compile(r"^[ \t]*+#{2,6}[ \t]++(\S.{0,199})$", re.MULTILINE)
+_HEADING_LINE = re.compile(r"^[ \t]*+(#{2,6})[ \t]++(\S.{0,199})$", re.MULTILINE)
+#: The same where an answer is all Markdown and has no labels.
+_MARKDOWN_HEADING_LINE = re.compile(_HEADING_LINE.pattern.replace("2,6", "1,6"), re.MULTILINE)
 _HEADING_MARK = re.compile(r"\A[ \t]*#{1,6}(?:[ \t]+|$)")
 _FORMULA = re.compile(r"\\[(\[]")
 #: What a formula on several lines begins with.
@@ -99,11 +102,20 @@ def _from_raw(block: RawBlock, task: Task) -> Iterator[_Piece]:
         box=_around(block.boxes), written=block.written,
         flags=frozenset(flag for flag, is_set in flags.items() if is_set),
     )  # fmt: skip
+    if piece.markup and (piece.category == "table" or not label):
+        piece = replace(piece, text=_with_html_tables(text))
     if task is Task.LOCATE and len(block.boxes) > 1:
         for box, written in zip(block.boxes, block.written, strict=True):
             yield replace(piece, box=box, written=(written,))
     else:
         yield piece
+
+
+def _with_html_tables(text: str) -> str:
+    """The text with its pipe tables as HTML, but for those in code."""
+    parts = FENCED.split(text)
+    parts[::2] = map(pipes_to_html, parts[::2])
+    return "".join(parts)
 
 
 def _around(boxes: Sequence[Box]) -> Box | None:
@@ -166,7 +178,7 @@ def _split_tables(piece: _Piece) -> list[_Piece]:
 
 def _headings_apart(piece: _Piece) -> list[_Piece]:
     """The headings in a piece, without their marks, and what the model ran together with them."""
-    if piece.category in {"text", "formula"} and piece.label and "```" not in piece.text:
+    if piece.category in {"text", "formula"} and piece.markup:
         return _headings_amid(piece)
     if piece.category != "heading":
         return [piece]
@@ -186,18 +198,25 @@ def _headings_apart(piece: _Piece) -> list[_Piece]:
 
 def _headings_amid(piece: _Piece) -> list[_Piece]:
     """A text as it is, or the headings and the texts in it."""
+    code = deque(found.span() for found in FENCED.finditer(piece.text))
     parts, at = [], 0
-    for found in _HEADING_LINE.finditer(piece.text):
+    for found in (_HEADING_LINE if piece.label else _MARKDOWN_HEADING_LINE).finditer(piece.text):
+        while code and code[0][1] <= found.start():
+            code.popleft()
+        if code and code[0][0] < found.start():
+            continue
         parts += [
             replace(piece, text=piece.text[at : found.start()]),
-            replace(piece, category="heading", text=found[1]),
+            replace(piece, category="heading", label=piece.label or found[1], text=found[2]),
         ]
         at = found.end()
     if not parts:
         return [piece]
     parts.append(replace(piece, text=piece.text[at:]))
     parts = [part for part in parts if part.text.strip()]
-    return [replace(part, flags=part.flags | {Flag.RECOVERED}) for part in parts] if len(parts) > 1 else parts
+    if len(parts) == 1 or not piece.label:
+        return parts
+    return [replace(part, flags=part.flags | {Flag.RECOVERED}) for part in parts]
 
 
 def _mended(piece: _Piece) -> _Piece:
@@ -208,8 +227,8 @@ def _mended(piece: _Piece) -> _Piece:
         table = parse_table(mend_table(piece.text))
         flags = piece.flags if table.is_closed else piece.flags | {Flag.UNCLOSED}
         return replace(piece, text=to_html(table) if table.rows else "", flags=flags)
-    if piece.category == "formula" and not _FORMULA.search(piece.text):
-        return replace(piece, text=mend_entities(piece.text).strip())
+    if piece.category == "formula" and not _FORMULA.search(text := with_one_notation(piece.text)):
+        return replace(piece, text=mend_entities(text).strip())
     text = mend(piece.text)
     return replace(piece, text=" ".join(text.split()) if piece.category == "heading" else text)
 

@@ -105,7 +105,7 @@ class Block(_Model):
 
     id: str = Field(description="unique in the document: p<page number>b<position>")
     category: Category
-    label: str = Field(description="the engine's own word; empty where it gave none")
+    label: str = Field(description="the engine's own word, or marks of a heading; empty where it gave none")
     text: str = Field(description="HTML for a table that was read as one, else text; see `markup`")
     markup: bool = Field(
         default=False,

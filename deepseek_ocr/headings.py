@@ -59,8 +59,9 @@ _PATTERNS: Final = (
 )
 
 
-#: Labels of titles; "sub_title" and "paragraph_title" are those of other headings.
-_TITLE = re.compile(r"\s*(?:doc(?:ument)?[_ ])?title\b", re.IGNORECASE)
+#: Labels of titles; "sub_title" and "paragraph_title" are those of other headings.  Where an answer has no labels, its
+#: marks stand for them.
+_TITLE = re.compile(r"\s*(?:doc(?:ument)?[_ ])?title\b|#\Z", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -127,6 +128,7 @@ def level(block: Block, outline: Outline) -> int:
         rank = top + outline.has_decimal
     else:
         rank = DEFAULT_LEVEL + (Numbering.PART in outline.upper and numbering is Numbering.NONE)
+        rank = max(rank, block.label.count("#"))
     return min(rank, MAX_LEVEL)
 
 

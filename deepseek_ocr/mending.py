@@ -31,10 +31,10 @@ _PLAIN, _SUPER, _SUB = "0123456789+-=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼
 _LETTERS: Final = {"sup": str.maketrans(_PLAIN, _SUPER), "sub": str.maketrans(_PLAIN, _SUB)}
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
-#: Code between fences, or in a line.
-_CODE = re.compile(
-    r"(^[ \t]*+```[^`\n]*+\n(?:(?![ \t]*+```).*+\n)*+[ \t]*+```[ \t]*+$|(?<!`)`[^`\n]++`(?!`))", re.MULTILINE
-)
+#: Code between fences.
+FENCED: Final = re.compile(r"(^[ \t]*+```[^`\n]*+\n(?:(?![ \t]*+```).*+\n)*+[ \t]*+```[ \t]*+$)", re.MULTILINE)
+#: The same, or code in a line.
+_CODE = re.compile(rf"({FENCED.pattern[1:-1]}|(?<!`)`[^`\n]++`(?!`))", re.MULTILINE)
 #: Formulas as other models write them, and this one seldom, or what looks like one.
 _DOLLARS = re.compile(r"(?<![\\$])(\$\$)([^$]++)\$\$(?!\$)|(?<![\\$\w])\$(?=\S)([^$\n]++)(?<=[^\s\\])\$(?![\w$])")
 #: What a formula has, and what stands between two sums of money has not.

@@ -63,7 +63,15 @@ RAW = {
     "a text that is a heading": (tag("text") + "### Sea", [("heading", "Sea")]),
     "comments in code": (tag("text") + "# Plot:\nplot()", [("text", "# Plot:\nplot()")]),
     "code with marks of headings": (tag("text") + "```\n## x\n```", [("text", "```\n## x\n```")]),
-    "a page that is one block": ("## Sea\na", [("text", "## Sea\na")]),
+    "a page without tags": (
+        "# Sea\na\n\n```\n# b\nc|d\n-|-\n```\n|e|f &amp; g|\n|-|-|\n|1|2|",
+        [("heading", "Sea"), ("text", "a\n\n```\n# b\nc|d\n-|-\n```"),
+         ("table", "<table>\n<tr><th>e</th><th>f &amp; g</th></tr>\n<tr><td>1</td><td>2</td></tr>\n</table>")],
+    ),
+    "dollars in a formula": (tag("equation") + "$$x^2$$ for $x_1$", [("formula", "\\[x^2\\] for \\(x_1\\)")]),
+    "pipes in a table": (
+        tag("table") + "|e|\n|-|\n|1|", [("table", "<table>\n<tr><th>e</th></tr>\n<tr><td>1</td></tr>\n</table>")],
+    ),
     "text in the place of labels": (
         tag("1 Sea") + tag("Land") + tag("header"), [("text", "1 Sea"), ("text", "Land"), ("text", "")],
     ),

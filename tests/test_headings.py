@@ -72,7 +72,17 @@ def test_levels(texts: list[str], levels: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "expected"), [("title", 1), ("Title", 1), ("doc_title", 1), ("sub_title", 2), ("paragraph_title", 2)]
+    ("label", "expected"),
+    [
+        ("title", 1),
+        ("Title", 1),
+        ("doc_title", 1),
+        ("sub_title", 2),
+        ("paragraph_title", 2),
+        ("#", 1),
+        ("##", 2),
+        ("####", 4),
+    ],
 )
 def test_titles_by_their_labels(label: str, expected: int) -> None:
     """Titles of a document are told from those of its parts, also by the words of other models."""
