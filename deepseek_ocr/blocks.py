@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from deepseek_ocr.boxes import place
 from deepseek_ocr.captions import linked
 from deepseek_ocr.document import Block, Flag, PageOddity, category_of
 from deepseek_ocr.grounding import PLAIN_LABEL, parse
@@ -89,9 +90,6 @@ def storable(text: str) -> str:
 
 def _from_raw(block: RawBlock, task: Task) -> Iterator[_Piece]:
     """A block of the model as a piece; each place where a text was found as one of its own."""
-    flags = {
-        Flag.CLAMPED: block.clamped, Flag.DEGENERATE: block.degenerate, Flag.RECOVERED: block.recovered,
-    }  # fmt: skip
     label, text = block.label, block.text
     if not text and category_of(label) == "text" and not PLAIN_LABEL.fullmatch(label):
         label, text = "", label  # "1 Introduction": what was asked names labels, what was answered does not
@@ -100,15 +98,22 @@ def _from_raw(block: RawBlock, task: Task) -> Iterator[_Piece]:
         # Text instead of a label is what stands on the page, letter by letter.
         markup=bool(label) or task not in _TEXT_IN_REF,
         box=_around(block.boxes), written=block.written,
-        flags=frozenset(flag for flag, is_set in flags.items() if is_set),
+        flags=_flags(clamped=block.clamped, degenerate=block.degenerate, recovered=block.recovered),
     )  # fmt: skip
     if piece.markup and (piece.category == "table" or not label):
         piece = replace(piece, text=_with_html_tables(text))
     if task is Task.LOCATE and len(block.boxes) > 1:
         for box, written in zip(block.boxes, block.written, strict=True):
-            yield replace(piece, box=box, written=(written,))
+            _, clamped, degenerate = place(written)
+            flags = _flags(clamped=clamped, degenerate=degenerate, recovered=block.recovered)
+            yield replace(piece, box=box, written=(written,), flags=flags)
     else:
         yield piece
+
+
+def _flags(*, clamped: bool, degenerate: bool, recovered: bool) -> frozenset[Flag]:
+    flags = {Flag.CLAMPED: clamped, Flag.DEGENERATE: degenerate, Flag.RECOVERED: recovered}
+    return frozenset(flag for flag, is_set in flags.items() if is_set)
 
 
 def _with_html_tables(text: str) -> str:

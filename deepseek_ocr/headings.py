@@ -115,8 +115,8 @@ def numbering_of(text: str) -> tuple[Numbering, str]:
 def level(block: Block, outline: Outline) -> int:
     """The level of a heading: 1 for titles, below that by numbering."""
     numbering, number = numbering_of(block.text)
-    # One of a row of numbered headings is now and then labelled a title.
-    if is_title(block) and not (numbering is Numbering.DECIMAL and outline.has_decimal):
+    # One of a row of numbered headings is now and then labelled a title, and "3.4.3" is none of a document.
+    if is_title(block) and not (numbering is Numbering.DECIMAL and (outline.has_decimal or "." in number)):
         return TITLE_LEVEL
     # Numbers that begin anew stand below headings without one.
     top = DEFAULT_LEVEL + (len(outline.upper) or (outline.has_plain and outline.firsts > 1))

@@ -132,6 +132,8 @@ def test_several_boxes() -> None:
     places = read(raw, Task.LOCATE)
     assert [place.raw_boxes for place in places] == [((0, 0, 99, 99),), ((900, 900, 999, 999),)]
     assert [place.text for place in places] == ["pier", "pier"]
+    places = read(tag("pier", (0, 0, 99, 99), (900, 900, 1200, 999)), Task.LOCATE)
+    assert [place.flags for place in places] == [(), (Flag.CLAMPED,)]
 
 
 def test_text_in_place_of_labels_is_no_markdown() -> None:

@@ -58,6 +58,7 @@ OUTLINES = {
     "an appendix": (["1 Sea", "2 Land", "A. Tables"], [2, 2, 2]),
     "parentheses": (["1. Sea", "a) Salt"], [2, 3]),
     "a number among the titles": (["T Log", "1. Sea", "T 2. Land", "3. Air", "T Annex"], [1, 2, 2, 2, 1]),
+    "a number too deep for a title": (["T 3.4.3. Kernel study"], [4]),
     "too deep": (["1.1.1.1.1.1 Sea"], [6]),
 }
 
