@@ -150,6 +150,15 @@ def test_ruled_table_is_read_cell_by_cell() -> None:
     assert table.confidence is not None
 
 
+def test_stems_of_large_letters_are_no_rules() -> None:
+    """A title in two lines over small print: its stems stand above each other and do not cut the lines."""
+    title = "<div style='font: bold 24px sans-serif; line-height: 0.95; text-align: center'>The Hill Title<br>The Hill Title</div>"
+    body = f"<p style='font: 9px sans-serif'>{'small print of the usual height. ' * 60}</p>"
+    reading = read(rendered({(60, 60, 540, 130): title, (60, 140, 540, 700): body}))
+    words = " ".join(region.text for region in reading.regions[:2])
+    assert words.startswith("The Hill Title The Hill Title"), words
+
+
 def test_script_without_guard_is_told_so(tmp_path: Path) -> None:
     """A program that starts the engine outside `if __name__ == "__main__":` learns that this is what is missing."""
     script = tmp_path / "script.py"
