@@ -152,7 +152,8 @@ def test_ruled_table_is_read_cell_by_cell() -> None:
 
 def test_stems_of_large_letters_are_no_rules() -> None:
     """A title in two lines over small print: its stems stand above each other and do not cut the lines."""
-    title = "<div style='font: bold 24px sans-serif; line-height: 0.95; text-align: center'>The Hill Title<br>The Hill Title</div>"
+    lines = "The Hill Title<br>The Hill Title"
+    title = f"<div style='font: bold 24px sans-serif; line-height: 0.95; text-align: center'>{lines}</div>"
     body = f"<p style='font: 9px sans-serif'>{'small print of the usual height. ' * 60}</p>"
     reading = read(rendered({(60, 60, 540, 130): title, (60, 140, 540, 700): body}))
     words = " ".join(region.text for region in reading.regions[:2])
