@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from bench.accuracy_pages import CONDITIONS, FONTS, SIZES, available_fonts, picture, sheets, write_folder
 from bench.accuracy_prose import SENTENCES
-from bench.accuracy_readers import Read, ours, rapidocr, tesseract, tesseract_languages
+from bench.accuracy_readers import Read, ours, rapidocr, say_problem, tesseract, tesseract_languages
 from bench.accuracy_scores import Errors, character_errors, differences, plain_quotes, word_errors
 from bench.omnidocbench import load_truth, picture_of, prediction, report, score_page
 from daemon.config import load
@@ -149,12 +149,15 @@ async def read_folder(path: Path, truth: Sequence[Truth], engine: Engine) -> lis
     """The Markdown of each page, as many at once as the engine wants."""
     limit = asyncio.Semaphore(engine.info.capacity)
 
-    async def read(reader: Reader, page: Truth) -> str:
+    async def markdown(reader: Reader, page: Truth) -> str:
         async with limit:
-            return page_markdown(await reader.read_page(picture_of(path, page), 0))
+            file = picture_of(path, page)
+            read = await reader.read_page(file, 0)
+            say_problem(file, read)
+            return page_markdown(read)
 
     async with Reader(engine) as reader:
-        return await asyncio.gather(*(read(reader, page) for page in truth))
+        return await asyncio.gather(*(markdown(reader, page) for page in truth))
 
 
 def main(words: Sequence[str] | None = None) -> int:

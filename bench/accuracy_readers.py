@@ -41,7 +41,14 @@ async def ours(paths: Sequence[Path], engine: Engine) -> list[Read]:
             started = time.perf_counter()
             page = await reader.read_page(path, 0)
             texts.append(Read(plain_text(page), time.perf_counter() - started))
+            say_problem(path, page)
     return texts
+
+
+def say_problem(path: Path, page: Page) -> None:
+    """A page that was cut off, as on a machine with too much to do, says nothing of how well it is read: name it."""
+    if page.problem:
+        print(f"{path.name} was not read as it should: {page.problem}")
 
 
 def plain_text(page: Page) -> str:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 300, 1500
 #: The sequence begins anew after so many pages.
 CYCLE = 4096
+#: Of real outputs.
+CHARS_PER_TOKEN = 3
+#: One block over the whole page, of words that never come twice.
+_TEXT = "<|ref|>text<|/ref|><|det|>[[0, 0, 999, 999]]<|/det|>\n" + " ".join(
+    f"{number * 7919 % 100_003:x}" for number in range(5000)
+)
 #: More arguments of vLLM, as JSON; and where the ids of each page are written, for the replay of the guard.
 ARGUMENTS, IDS_FILE, GUARD = "BENCH_VLLM_ARGUMENTS", "BENCH_IDS_FILE", "BENCH_GUARD"
 
@@ -73,10 +79,21 @@ class FixedLengthEngine(vllm.VllmEngine):
     async def recognize(
         self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
     ) -> Completion:
-        """A page that ended by its length has ended well."""
-        completion = await super().recognize(page, options, on_text)
+        """A page that ended by its length has ended well, and said something: dummy weights stammer.
+
+        Else each page would be given up as a loop and climb the ladder; so it is heard to say a page's worth of
+        text, as much at a time as its tokens are, and the watch and the judgement have their usual work.
+        """
+        heard = itertools.count(vllm.STREAM_INTERVAL, vllm.STREAM_INTERVAL)
+
+        def say(_: str) -> None:
+            if on_text is not None:
+                on_text(_TEXT[: next(heard) * CHARS_PER_TOKEN])
+
+        completion = await super().recognize(page, options, say)
         self.tokens += completion.completion_tokens
-        return replace(completion, finish_reason="stop")
+        text = _TEXT[: completion.completion_tokens * CHARS_PER_TOKEN]
+        return replace(completion, finish_reason="stop", text=text)
 
     async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncGenerator[Any, None]:
         ids: list[int] = []

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.service import service
+from daemon.checkpoints import checkpointed_pages, checkpoints, write_checkpoint
 from daemon.config import Inbox
 from daemon.engines import engine_account
 from daemon.folders import PUBLISHED, Folders, hash_file, take_sample
@@ -23,20 +24,19 @@ from daemon.ledger import FILE_NAME, connect
 from daemon.outputs import (
     account,
     append_line,
-    checkpointed_pages,
-    kept_pages,
-    write_checkpoint,
+    finish_document,
     write_document,
     write_manifest,
 )
 from daemon.roots import Root, this_owner
+from deepseek_ocr.attempt import page_from
 from deepseek_ocr.completion import Completion
 from deepseek_ocr.document import DocumentHead
 from deepseek_ocr.engine import Choice
 from deepseek_ocr.engine.textlayer import TextLayerEngine
+from deepseek_ocr.keywords import document_tail
 from deepseek_ocr.pages import Limits, inspect, load_page
 from deepseek_ocr.pages_pdf import mupdf
-from deepseek_ocr.reader import page_from
 
 BAR = 0.33
 
@@ -76,7 +76,7 @@ def serial(documents: Path, count: int, folder: Path) -> float:
         take_sample(source)
         sha256 = hash_file(source)
         info = inspect(source, limits)
-        kept_pages(work, sha256, info.page_count)
+        list(checkpoints(work, sha256, info.page_count))
         image = load_page(source, 0, needs="nothing", limits=limits)
         text = "\n\n".join(region.text for region in image.text_layer)
         completion = Completion(text, "stop", 0.0, image.text_layer)
@@ -87,6 +87,7 @@ def serial(documents: Path, count: int, folder: Path) -> float:
             page_count=1,
         )  # fmt: skip
         summary = write_document(staging, job.name, head, partial(checkpointed_pages, work, sha256, 1))
+        finish_document(staging, job.name, document_tail(staging / f"{job.name}.md"))
         outputs = [f"{job.name}.json", f"{job.name}.md"]
         accounted = account(
             job, summary=summary, engine=engine, sha256=sha256, source_type=info.kind, outputs=outputs,

@@ -23,7 +23,7 @@ import click
 from deepseek_ocr.prompt import Mode, Options, Task
 
 if TYPE_CHECKING:
-    from daemon.config import Settings
+    from daemon.config import Export, Settings
 
 EX_ATTENTION, EX_UNAVAILABLE, EX_CONFIG = 1, 69, 78
 #: How long a thread may take to end after the last work was given up.
@@ -277,28 +277,27 @@ def retry(
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "vllm", "transformers", "openai", "cpu", "textlayer"]),
               help="Overrides the configuration.")  # fmt: skip
-@click.option(
-    "--task",
-    type=click.Choice([task.value for task in Task]),
-    default="document",
-    show_default=True,
-    help="What to ask of every page; without a GPU only document, image and free.",
-)
+@click.option("--task", type=click.Choice([task.value for task in Task]), default="document", show_default=True,
+              help="What to ask of every page; without a GPU only document, image and free.")  # fmt: skip
 @click.option("--prompt", default="", help="For --task custom: the prompt.")
 @click.option("--text", default="", help="For --task locate: the text to look for.")
 @click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="Overrides the configuration.")
+@click.option("--second-pass", is_flag=True, help="Describe figures and read charts; needs an engine with a model.")
+@click.option("--export", "exports", multiple=True, type=click.Choice(["docling", "content_list", "layout"]),
+              help="Another output; may be repeated.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there already.")
 @config_option
 @json_option
 def ocr(
     files: tuple[Path, ...], folder: Path, engine: str | None, task: str, prompt: str, text: str, mode: str | None,
-    config_path: Path | None, *, overwrite: bool, as_json: bool,
+    exports: tuple[Export, ...], config_path: Path | None, *, second_pass: bool, overwrite: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Read files now, without a daemon; needs no configuration."""
     import asyncio
 
+    from daemon.config import Wanted
     from daemon.engines import Refused
-    from daemon.oneshot import as_dict, read_files, report
+    from daemon.oneshot import Order, as_dict, read_files, report
     from deepseek_ocr.errors import EngineError
 
     try:
@@ -309,7 +308,8 @@ def ocr(
     if engine:
         settings = settings.model_copy(update={"engine": settings.engine.model_copy(update={"backend": engine})})
     try:
-        results = asyncio.run(read_files(settings, files, folder, options, overwrite=overwrite, quiet=as_json))
+        order = Order(folder, options, Wanted(exports=exports), second_pass=second_pass, overwrite=overwrite)
+        results = asyncio.run(read_files(settings, files, order, quiet=as_json))
     except EngineError as error:
         raise Exit(str(error), EX_UNAVAILABLE) from error
     except (Refused, OSError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,8 @@ ENV_PREFIX = "OCR_DAEMON__"
 #: Part of a file name (manifest-<instance>.jsonl) and of log lines.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+#: What can be made of a document beside Markdown, JSON and pictures.
+Export = Literal["docling", "content_list", "layout"]
 _Frozen = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -52,6 +55,15 @@ class Service(BaseModel):
         return self.instance or socket.gethostname()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is made of a document beside its Markdown and JSON."""
+
+    images: bool = True
+    keywords: bool = True
+    exports: tuple[Export, ...] = ()
+
+
 class Inbox(BaseModel):
     """One inbox with its folders and what is asked of its documents."""
 
@@ -63,6 +75,10 @@ class Inbox(BaseModel):
     task: Task = Task.DOCUMENT
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] = ""
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS)] = ""
+    second_pass: bool = False
+    images: bool = True
+    keywords: bool = True
+    exports: tuple[Export, ...] = ()
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     keep_done_days: Annotated[int, Field(ge=0, le=36_500)] = 0
 
@@ -78,6 +94,11 @@ class Inbox(BaseModel):
                 msg = f"a folder's path holds a character that cannot be printed: {path!r}"
                 raise ValueError(msg)
         return self
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is made of a document beside its text."""
+        return Wanted(self.images, self.keywords, self.exports)
 
     @property
     def options(self) -> Options:

@@ -98,6 +98,26 @@ def move_over(source: Path, target: Path) -> None:
             raise
 
 
+def publish_file(staged: Path, target: Path) -> None:
+    """Rename over our own earlier try; raises `OSError` where it is not whole then.
+
+    A rename on a full NFS server was seen to lose the file although it reported success.
+    """
+    size = os.lstat(staged).st_size
+    move_over(staged, target)
+    if os.lstat(target).st_size != size:
+        raise OSError(errno.EIO, "the file is not what was written", os.fspath(target))
+
+
+def publish_folder(staged: Path, target: Path) -> None:
+    """The same for a folder of files, which takes the place of an earlier one."""
+    names = {path.name for path in staged.iterdir()}
+    remove_tree(target)  # a folder is not renamed over one with files in it
+    move(staged, target)
+    if {path.name for path in target.iterdir()} != names:
+        raise OSError(errno.EIO, "the folder is not what was written", os.fspath(target))
+
+
 def exists(path: Path) -> bool:
     """Whether there is such a name (a dangling symlink counts); raises `OSError` if that cannot be told."""
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from daemon.warmup import WARMUP_TEXT, warmup_pdf
+from deepseek_ocr import figures
 from deepseek_ocr.engine import Choice, build, choose
 from deepseek_ocr.engine.openai_config import OpenAISettings
 from deepseek_ocr.engine.transformers_config import TransformersSettings
@@ -22,7 +23,7 @@ from deepseek_ocr.prompt import Options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daemon.config import Settings
+    from daemon.config import Inbox, Settings
     from deepseek_ocr.completion import Engine
     from deepseek_ocr.prompt import Task
     from deepseek_ocr.reader import Reader
@@ -63,8 +64,22 @@ def build_engine(settings: Settings, tasks: Sequence[Task] | None = None) -> tup
         cpu_workers=wanted.cpu.workers,
         rec_model=wanted.cpu.rec_model or None,
     )
-    refuse_tasks(engine, [inbox.task for inbox in settings.inbox] if tasks is None else tasks)
+    if tasks is None:
+        refuse_inboxes(engine, settings.inbox)
+    else:
+        refuse_tasks(engine, tasks)
     return choice, engine
+
+
+def refuse_inboxes(engine: Engine, inboxes: Sequence[Inbox]) -> None:
+    """Raise `Refused` where an inbox asks for what is beyond the engine."""
+    refuse_tasks(engine, [inbox.task for inbox in inboxes])
+    for inbox in inboxes:
+        if inbox.second_pass and not engine.info.tasks >= figures.TASKS:
+            raise Refused(
+                f"the {engine.info.name} engine reads text and cannot describe a figure: set second_pass = false in "
+                f"the inbox {inbox.name}"
+            )
 
 
 def refuse_tasks(engine: Engine, tasks: Sequence[Task]) -> None:

@@ -26,7 +26,8 @@ from daemon.durable import (
     exists,
     make_folders,
     move,
-    move_over,
+    publish_file,
+    publish_folder,
     read_json,
     refuse_links,
     remove_tree,
@@ -36,7 +37,7 @@ from daemon.durable import (
     write_file,
 )
 from daemon.job import Job, Sample
-from daemon.names import LONGEST_NAME_BYTES, MANIFEST_SUFFIX, REASON_SUFFIXES, Names
+from daemon.names import IMAGES_SUFFIX, LONGEST_NAME_BYTES, MANIFEST_SUFFIX, REASON_SUFFIXES, Names
 
 if TYPE_CHECKING:
     from daemon.roots import Root
@@ -151,21 +152,22 @@ class Folders:
     def publish(self, job: Job, outputs: list[str]) -> None:
         """Rename staged outputs in, in the order given, then the manifest; all of them must be synced already.
 
-        `outputs` are file names in the staging folder, without the manifest.  Own outputs of an earlier, interrupted
-        try are replaced; until the manifest is out they are nobody's.  Raises `FileExistsError` rather than replace the
-        manifest of another document.
+        `outputs` are names in the staging folder, of files and of the folder of pictures, without the manifest.  Own
+        outputs of an earlier, interrupted try are replaced; until the manifest is out they are nobody's.  Raises
+        `FileExistsError` rather than replace the manifest of another document.
         """
         if self._is_taken(job):
             raise FileExistsError(17, "another document has this name", os.fspath(self._manifest(job)))
         staging = self.root.staging / job.job_id
         target = make_folders(self.root.outbox, Path(job.name).parent)
         for name in outputs:
-            _publish_file(staging / name, target / name)
+            publish = publish_folder if name.endswith(IMAGES_SUFFIX) else publish_file
+            publish(staging / name, target / name)
         sync_folder(target)
         # Before the manifest says that it is complete: after a power cut the source must not be in the inbox again.
         sync_folder(self.job_folder(job))
         manifest = self._manifest(job)
-        _publish_file(staging / manifest.name, manifest)
+        publish_file(staging / manifest.name, manifest)
         sync_folder(target)
 
     def _manifest(self, job: Job) -> Path:
@@ -322,14 +324,6 @@ def hash_file(path: Path) -> str:
     """SHA-256 of the content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _publish_file(staged: Path, target: Path) -> None:
-    size = os.lstat(staged).st_size
-    move_over(staged, target)
-    # A rename on a full NFS server was seen to lose the file although it reported success.
-    if os.lstat(target).st_size != size:
-        raise OSError(5, "the file is not what was written", os.fspath(target))
 
 
 def _dump(job: Job, instance: str) -> bytes:

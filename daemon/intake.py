@@ -135,7 +135,7 @@ class Intake:
 
     def _has_room(self, share: Share) -> bool:
         open_jobs = sum(other is share for other in self.running.values())
-        limit = max(MIN_OPEN_JOBS, OPEN_JOBS_PER_SLOT * self._worker.slots.capacity)
+        limit = max(MIN_OPEN_JOBS, OPEN_JOBS_PER_SLOT * self._worker.passes.slots.capacity)
         if open_jobs < limit:
             return True
         mine = (one for one in self._worker.running.values() if one.share is share)

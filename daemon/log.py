@@ -33,8 +33,10 @@ job.done                  info     one full line: status, pages, seconds, attemp
 job.failed                warning  the same for a document that went to failed/
 job.crashed               error    a fault nobody foresaw, with its traceback
 page.recognized           debug    one page
+page.looked_closer        debug    the figures and tables of one page, in the second pass
 page.quarantined          warning  the engine died twice while reading only this page
 page.unreadable           warning  a page that was not read as it should; it is marked in the output
+export.failed             warning  an output beside the text could not be made, with the traceback
 library.warned            warning  what a library logs or warns of by itself
 intake.paused             warning  nothing is taken from any inbox, with the reason
 intake.resumed            info     it goes on

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from daemon.roots import Root
 
 MANIFEST_SUFFIX = ".manifest.json"
+#: The folder of a document's pictures.
+IMAGES_SUFFIX = ".images"
 #: What publish may write beside a name; `docling` and `content_list` are exports.
-OUTPUT_SUFFIXES = (".md", ".json", ".images", ".docling.json", ".content_list.json", ".layout.pdf", MANIFEST_SUFFIX)
+OUTPUT_SUFFIXES = (".md", ".json", IMAGES_SUFFIX, ".docling.json", ".content_list.json", ".layout.pdf", MANIFEST_SUFFIX)
 #: What a failure writes beside its original.
 REASON_SUFFIXES = (".error.json", ".error.txt")
 #: What most file systems allow.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,16 +14,24 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from daemon.assembly import EXPORT_SUFFIXES, Assembler, Draft
+from daemon.checkpoints import checkpointed_page, checkpointed_pages, write_checkpoint
+from daemon.config import Wanted
+from daemon.durable import remove_tree
 from daemon.engines import build_engine, page_limits
-from daemon.outputs import Summary, checkpointed_pages, display, write_checkpoint, write_document
+from daemon.names import IMAGES_SUFFIX
+from daemon.outputs import Summary, display
 from deepseek_ocr.document import DocumentHead
 from deepseek_ocr.errors import DocumentError, EngineError, OcrError, PageError
+from deepseek_ocr.figures import TASKS, looks
 from deepseek_ocr.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from daemon.config import Settings
+    from deepseek_ocr.document import Page
+    from deepseek_ocr.pages import DocumentInfo
     from deepseek_ocr.prompt import Options
 
 
@@ -38,82 +47,115 @@ class Result:
     pages: int = 0
     #: Page number and problem of each page that was not read as it should.
     problems: list[tuple[int, str]] = field(default_factory=list)
+    #: What was asked for beside the text and could not be made.
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked of all files of one call."""
+
+    folder: Path
+    options: Options
+    wanted: Wanted = field(default_factory=Wanted)
+    second_pass: bool = False
+    overwrite: bool = False
 
 
 async def read_file(
-    reader: Reader,
-    path: Path,
-    folder: Path,
-    options: Options,
-    *,
-    overwrite: bool,
-    on_page: Callable[[int, int], object],
+    reader: Reader, assembler: Assembler, path: Path, order: Order, on_page: Callable[[int, int], object]
 ) -> Result:
-    """Read one file and write `<name>.md` and `<name>.json` into a folder.
+    """Read one file and write `<name>.md`, `<name>.json` and what else is wanted into a folder.
 
     `on_page(done, total)` is called at the start and after each page.  Raises `EngineError`; all else that can go wrong
     with one file is its result.
     """
     shown = display(str(path))
-    targets = _targets(path, folder)
-    taken = [target for target in targets if target.exists()]
-    if taken and not overwrite:
+    taken = [target for target in _targets(path, order) if target.exists()]
+    if taken and not order.overwrite:
         return Result(shown, "failed", "output_exists", f"{taken[0]} is there already; --overwrite replaces it")
     try:
-        summary = await _read_and_write(reader, path, folder, options, on_page)
+        outputs, summary = await _read_and_write(reader, assembler, path, order, on_page)
     except DocumentError as error:
         return Result(shown, "failed", error.slug, f"{error}. {error.remedy}")
     except PageError as error:
         return Result(shown, "failed", "corrupt", f"it cannot be opened: {error}")
     except _CannotWrite as error:
-        return Result(shown, "failed", "unwritable_output", f"the output cannot be written to {folder}: {error}")
+        return Result(shown, "failed", "unwritable_output", f"the output cannot be written to {order.folder}: {error}")
     except OSError as error:
         return Result(shown, "failed", "unreadable_file", f"{error.strerror or error}")
     return Result(
         shown,
-        "partial" if summary.problems else "done",
-        outputs=[str(target) for target in targets],
+        "partial" if summary.problems or summary.missing else "done",
+        # What people open first.
+        outputs=[str(order.folder / output) for output in [outputs[-1], *outputs[:-1]]],
         pages=summary.pages,
         problems=summary.problems,
+        missing=summary.missing,
     )
 
 
-def _targets(path: Path, folder: Path) -> list[Path]:
-    return [folder / f"{path.name}.md", folder / f"{path.name}.json"]
+def _targets(path: Path, order: Order) -> list[Path]:
+    suffixes = [".md", ".json", IMAGES_SUFFIX, *(EXPORT_SUFFIXES[export] for export in order.wanted.exports)]
+    return [order.folder / f"{path.name}{suffix}" for suffix in suffixes]
 
 
 async def _read_and_write(
-    reader: Reader, path: Path, folder: Path, options: Options, on_page: Callable[[int, int], object]
-) -> Summary:
+    reader: Reader, assembler: Assembler, path: Path, order: Order, on_page: Callable[[int, int], object]
+) -> tuple[list[str], Summary]:
     info = await reader.inspect(path)
+    with _writing():
+        temporary = tempfile.TemporaryDirectory(prefix="ocr-daemon-", dir=order.folder)
+    with temporary:
+        folder = Path(temporary.name)
+        await _read_pages(reader, path, info, order, folder, on_page)
+        with _writing():
+            draft = Draft(
+                folder, path.name, path, _head(reader, path, info, order),
+                partial(checkpointed_pages, folder, "", info.page_count), reader.limits, order.wanted,
+            )  # fmt: skip
+            outputs, summary = await assembler.assemble(draft, asyncio.to_thread)
+            remove_tree(order.folder / f"{path.name}{IMAGES_SUFFIX}")  # of an earlier call; --overwrite was given
+            for output in outputs:
+                (folder / output).replace(order.folder / output)
+    return outputs, summary
+
+
+async def _read_pages(
+    reader: Reader, path: Path, info: DocumentInfo, order: Order, folder: Path, on_page: Callable[[int, int], object]
+) -> None:
+    """Both passes, each with the pages side by side; what they give is kept in a folder."""
     done = 0
     on_page(done, info.page_count)
     places = asyncio.Semaphore(reader.engine.info.capacity)
-    with _writing():
-        temporary = tempfile.TemporaryDirectory(prefix="ocr-daemon-", dir=folder)
-    with temporary:
-        pages_folder = Path(temporary.name)
 
-        async def one_page(index: int) -> None:
-            nonlocal done
-            async with places:
-                page = await reader.read_page(path, index, options)
-            with _writing():
-                write_checkpoint(pages_folder, "", page)
-            done += 1
-            on_page(done, info.page_count)
-
-        try:
-            async with asyncio.TaskGroup() as pages:
-                for index in range(info.page_count):
-                    pages.create_task(one_page(index))
-        except ExceptionGroup as group:
-            raise _deciding(group) from group
+    async def keep(reading: Callable[[], Awaitable[Page]]) -> None:
+        async with places:
+            page = await reading()
         with _writing():
-            summary = _write(reader, pages_folder, path, info.kind, info.page_count, options)
-            for target in _targets(path, folder):
-                (pages_folder / target.name).replace(target)
-    return summary
+            write_checkpoint(folder, "", page)
+
+    async def first(index: int) -> None:
+        nonlocal done
+        await keep(lambda: reader.read_page(path, index, order.options))
+        done += 1
+        on_page(done, info.page_count)
+
+    async def second(page: Page) -> None:
+        await keep(lambda: reader.look_closer(path, page, order.options))
+
+    try:
+        async with asyncio.TaskGroup() as pages:
+            for index in range(info.page_count):
+                pages.create_task(first(index))
+        if order.second_pass:
+            async with asyncio.TaskGroup() as pages:
+                for number in range(1, info.page_count + 1):
+                    page = checkpointed_page(folder, "", number)
+                    if looks(page):
+                        pages.create_task(second(page))
+    except ExceptionGroup as group:
+        raise _deciding(group) from group
 
 
 class _CannotWrite(Exception):
@@ -139,13 +181,12 @@ def _deciding(group: ExceptionGroup[Exception]) -> Exception:
     return min(group.exceptions, key=weight)
 
 
-def _write(reader: Reader, folder: Path, path: Path, kind: str, page_count: int, options: Options) -> Summary:
-    info = reader.engine.info
-    head = DocumentHead(
-        source_name=display(path.name), source_type=kind, engine=info.name, model=info.model,
-        mode=info.mode and (options.mode or info.mode), task=options.task, page_count=page_count,
+def _head(reader: Reader, path: Path, info: DocumentInfo, order: Order) -> DocumentHead:
+    engine = reader.engine.info
+    return DocumentHead(
+        source_name=display(path.name), source_type=info.kind, engine=engine.name, model=engine.model,
+        mode=engine.mode and (order.options.mode or engine.mode), task=order.options.task, page_count=info.page_count,
     )  # fmt: skip
-    return write_document(folder, path.name, head, lambda: checkpointed_pages(folder, "", page_count))
 
 
 def report(result: Result) -> list[str]:
@@ -154,7 +195,8 @@ def report(result: Result) -> list[str]:
     why = f" ({result.reason}): {result.detail}" if result.reason else ""
     lines = [f"{result.path}: {click.style(result.status, fg=colour)}{why}"]
     lines += [f"  {output}" for output in result.outputs]
-    return lines + [f"  page {number}: {problem}" for number, problem in result.problems]
+    lines += [f"  page {number}: {problem}" for number, problem in result.problems]
+    return lines + [f"  {sentence}" for sentence in result.missing]
 
 
 def as_dict(result: Result) -> dict[str, Any]:
@@ -163,18 +205,17 @@ def as_dict(result: Result) -> dict[str, Any]:
         "path": result.path, "status": result.status, "reason": result.reason, "detail": result.detail,
         "outputs": result.outputs, "pages": result.pages,
         "problems": [{"page": number, "problem": problem} for number, problem in result.problems],
+        "missing": result.missing,
     }  # fmt: skip
 
 
-async def read_files(
-    settings: Settings, files: tuple[Path, ...], folder: Path, options: Options, *, overwrite: bool, quiet: bool
-) -> list[Result]:
+async def read_files(settings: Settings, files: tuple[Path, ...], order: Order, *, quiet: bool) -> list[Result]:
     """Read files one after the other, the pages of each side by side, with a progress bar on standard error.
 
     Raises `EngineError`: without an engine no other file is read either.
     """
-    _, engine = build_engine(settings, tasks=[options.task])
-    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
+    _, engine = build_engine(settings, [order.options.task, *(TASKS if order.second_pass else ())])
+    order.folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, quiet=quiet)
     columns = (
         TextColumn("{task.description}"),
@@ -186,9 +227,10 @@ async def read_files(
     results = []
     #: Output names are made of a file's last part only, so two files of one call can have the same.
     names: dict[str, Path] = {}
-    with Progress(*columns, console=console) as progress:
+    with contextlib.ExitStack() as stack, Progress(*columns, console=console) as progress:
         starting = progress.add_task(f"{engine.info.name} engine starts", total=None)
         async with Reader(engine, limits=page_limits(settings)) as reader:
+            stack.callback((assembler := Assembler(reader.picture)).close)
             progress.remove_task(starting)
             for path in files:
                 first = names.setdefault(path.name, path)
@@ -203,5 +245,5 @@ async def read_files(
                 def on_page(done: int, total: int, bar: TaskID = bar) -> None:
                     progress.update(bar, completed=done, total=total)
 
-                results.append(await read_file(reader, path, folder, options, overwrite=overwrite, on_page=on_page))
+                results.append(await read_file(reader, assembler, path, order, on_page))
     return results

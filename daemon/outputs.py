@@ -1,6 +1,6 @@
 """What is written for a document: Markdown, JSON, the manifest, and the words for a failure.
 
-Pages are taken one at a time from their checkpoints, so that a document of any length costs the memory of a page.
+Pages are taken one at a time, so that a document of any length costs the memory of a page.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from daemon.durable import move_over, sync_folder, to_json, write_file
-from daemon.names import MANIFEST_SUFFIX
-from deepseek_ocr.document import DocumentHead, DocumentTail, Page
+from daemon.durable import sync_folder, to_json, write_file
+from daemon.names import IMAGES_SUFFIX, MANIFEST_SUFFIX
 from deepseek_ocr.headings import levelled, survey
 from deepseek_ocr.markdown import page_markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from daemon.job import Job
+    from deepseek_ocr.document import DocumentHead, DocumentTail, Page
     from deepseek_ocr.errors import DocumentError
 
 MANIFEST_VERSION = 1
 #: Problem pages listed in a manifest; a hopeless document of thousands of pages need not repeat itself.
 MAX_LISTED_PROBLEMS = 100
-#: The folder of a document's pictures is called as it is, with this behind.
-IMAGES_SUFFIX = ".images"
 
 
 @dataclass(slots=True)
@@ -38,6 +36,8 @@ class Summary:
 
     pages: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
+    #: What was asked for beside the text and could not be made, each in a sentence.
+    missing: list[str] = field(default_factory=list)
     #: Recognition time of all pages, which may have run side by side.
     page_seconds: float = 0.0
 
@@ -47,57 +47,8 @@ def display(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def write_checkpoint(folder: Path, key: str, page: Page) -> None:
-    """Keep a page in `pages/`.
-
-    No fsync: a process that is killed loses nothing that way, and after a power cut a torn one does not parse and is
-    read again.
-    """
-    path = _checkpoint(folder, page.page_number)
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    write_file(
-        temporary, json.dumps({"key": key}).encode() + b"\n" + page.model_dump_json().encode() + b"\n", sync=False
-    )
-    move_over(temporary, path)
-
-
-def read_checkpoint(folder: Path, key: str, page_number: int) -> Page | None:
-    """A page that an earlier run kept; None if there is none for the same source, engine and task."""
-    try:
-        head, body, end = _checkpoint(folder, page_number).read_bytes().split(b"\n")
-        if end or json.loads(head) != {"key": key}:
-            return None
-        page = Page.model_validate_json(body)
-    except (FileNotFoundError, ValueError):
-        return None
-    return page if page.page_number == page_number else None
-
-
-def kept_pages(folder: Path, key: str, page_count: int) -> set[int]:
-    """Numbers of the pages with a valid checkpoint."""
-    if not (folder / "pages").is_dir():
-        return set()
-    return {number for number in range(1, page_count + 1) if read_checkpoint(folder, key, number)}
-
-
-def _checkpoint(folder: Path, page_number: int) -> Path:
-    return folder / "pages" / f"{page_number:04}.json"
-
-
-def checkpointed_pages(folder: Path, key: str, page_count: int) -> Iterator[Page]:
-    """All pages in order; raises `FileNotFoundError` if one is not there."""
-    for number in range(1, page_count + 1):
-        page = read_checkpoint(folder, key, number)
-        if page is None:
-            raise FileNotFoundError(2, "the page's checkpoint is gone", os.fspath(_checkpoint(folder, number)))
-        yield page
-
-
-def write_document(
-    folder: Path, name: str, head: DocumentHead, pages: Callable[[], Iterable[Page]], tail: DocumentTail | None = None
-) -> Summary:
-    """Write and sync `<name>.md` and `<name>.json`, page by page.
+def write_document(folder: Path, name: str, head: DocumentHead, pages: Callable[[], Iterable[Page]]) -> Summary:
+    """Write and sync `<name>.md`, and `<name>.json` up to its end, page by page; `finish_document` writes that.
 
     `pages` is called twice: the levels of headings are known when all of them have been seen.
     """
@@ -118,11 +69,17 @@ def write_document(
             summary.page_seconds += page.seconds
             if page.problem:
                 summary.problems.append((page.page_number, page.problem))
-        docjson.write("\n]," + (tail or DocumentTail()).model_dump_json()[1:] + "\n")
-        for file in (markdown, docjson):
-            file.flush()
-            os.fsync(file.fileno())
+        markdown.flush()
+        os.fsync(markdown.fileno())
     return summary
+
+
+def finish_document(folder: Path, name: str, tail: DocumentTail) -> None:
+    """Write the end of `<name>.json`, what is known when all pages are, and sync it."""
+    with (folder / f"{name}.json").open("a", encoding="utf-8") as docjson:
+        docjson.write("\n]," + tail.model_dump_json()[1:] + "\n")
+        docjson.flush()
+        os.fsync(docjson.fileno())
 
 
 def account(
@@ -131,18 +88,21 @@ def account(
 ) -> dict[str, Any]:  # fmt: skip
     """The account of a document that was read: its manifest, its line in the instance's file, its mark."""
     bad = summary.problems
+    reasons = [f"{len(bad)} of {summary.pages} pages could not be read as they should"] if bad else []
+    reasons += summary.missing[:1]
     return {
         "format": "ocr-daemon/manifest",
         "version": MANIFEST_VERSION,
         "job_id": job.job_id,
-        "status": "partial" if bad else "done",
-        "reason": f"{len(bad)} of {summary.pages} pages could not be read as they should" if bad else "",
+        "status": "partial" if reasons else "done",
+        "reason": "; ".join(reasons),
         "name": display(job.name),
         "source": {"path": display(job.path), "size": job.sample.size, "sha256": sha256, "type": source_type},
         "outputs": outputs,
         "pages": summary.pages,
         "bad_pages": len(bad),
         "problems": [{"page": number, "problem": problem} for number, problem in bad[:MAX_LISTED_PROBLEMS]],
+        "missing": summary.missing[:MAX_LISTED_PROBLEMS],
         "task": task,
         "engine": engine,
         "attempts": job.attempts,

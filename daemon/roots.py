@@ -22,6 +22,7 @@ import os
 import re
 import socket
 import stat
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,8 @@ class Root:
         #: From the adoption on, as is the owner.
         self.root_id = ""
         self.owner: Owner | None = None
+        #: A heartbeat whose caller gave it up may still be written while our name is taken off.
+        self._marker_lock = threading.Lock()
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -211,16 +214,18 @@ class Root:
 
     def beat(self, owner: Owner, now: float) -> None:
         """Renew the heartbeat; raises `RootAway` rather than put our name over another's."""
-        self._verify_owner()
-        self._write_marker(owner, now)
+        with self._marker_lock:
+            self._verify_owner()
+            self._write_marker(owner, now)
 
     def release(self) -> None:
         """Take our name off: the next start knows that nothing was interrupted by force."""
-        try:
-            self._verify_owner()
-        except RootAway:
-            return  # not there, or not ours any more: nothing is created, nobody else's name is touched
-        self._write_marker(None, None)
+        with self._marker_lock:
+            try:
+                self._verify_owner()
+            except RootAway:
+                return  # not there, or not ours any more: nothing is created, nobody else's name is touched
+            self._write_marker(None, None)
 
     def verify(self) -> None:
         """Raise `RootAway` unless the share is there and is the one we adopted; make folders that users deleted."""

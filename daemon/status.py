@@ -47,7 +47,7 @@ def snapshot(
         "written": iso(now),
         "pauses": pauses,
         "reload_error": reload_error,
-        "pages_per_s": 0.0 if worker is None else pages_per_s(worker.page_times, time.monotonic()),
+        "pages_per_s": 0.0 if worker is None else pages_per_s(worker.passes.page_times, time.monotonic()),
         "finished_since_start": {} if worker is None else worker.finished,
         "totals": dict(sum(map(Counter, totals.values()), Counter())),
         "jobs": len(running),

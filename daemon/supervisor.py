@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from daemon import status
+from daemon.assembly import Assembler
 from daemon.config import ConfigError, Settings, load
 from daemon.durable import to_json, write_atomic
-from daemon.engines import Refused, build_engine, engine_account, page_limits, refuse_tasks, warm_up
+from daemon.engines import Refused, build_engine, engine_account, page_limits, refuse_inboxes, warm_up
 from daemon.fair import PageSlots
 from daemon.faults import free_mb
 from daemon.intake import Intake
@@ -91,6 +92,8 @@ class Supervisor:
                 mortal, on_health=self._on_engine_health, warm_up=self._warm_up, backoff_s=self._backoff_s
             )
             self._reader = Reader(self._engine, limits=page_limits(self.settings))
+            self._assembler = Assembler(self._reader.picture)
+            stack.callback(self._assembler.close)
             #: Reads past all revival: a page that decides whether the engine may be let loose must not wait for that.
             self._tester = self._reader.with_engine(mortal)
             self._worker = self._new_worker()
@@ -190,8 +193,8 @@ class Supervisor:
 
     def _new_worker(self) -> Worker:
         return Worker(
-            inspect=self._reader.inspect,
-            read_page=self._reader.read_page,
+            reader=self._reader,
+            assembler=self._assembler,
             slots=PageSlots(self._engine.info.capacity),
             ledger=self._ledger,
             engine=engine_account(self._choice, self._engine),
@@ -275,8 +278,8 @@ class Supervisor:
         """As long as the loop turns and a busy engine makes progress, or is brought back, which may take long."""
         interval_s = self.notifier.watchdog_s / 3
         while interval_s:
-            last = max(self._worker.progress_at, self._engine_since)
-            busy_since, longest_s = self._worker.slots.busy_since, self._engine.info.longest_page_s
+            last = max(self._worker.passes.progress_at, self._engine_since)
+            busy_since, longest_s = self._worker.passes.slots.busy_since, self._engine.info.longest_page_s
             if "engine" in self._intake.pauses or not hangs(time.monotonic(), busy_since, last, longest_s):
                 self.notifier.watchdog()
             await asyncio.sleep(interval_s)
@@ -357,7 +360,7 @@ class Supervisor:
         await self._write_status()
 
     async def _apply(self, settings: Settings) -> None:
-        refuse_tasks(self._engine, [inbox.task for inbox in settings.inbox])
+        refuse_inboxes(self._engine, settings.inbox)
         self._shares.refuse_retiring(settings.inbox)
         fixed = [
             name for name in ("service", "engine", "http") if getattr(settings, name) != getattr(self.settings, name)

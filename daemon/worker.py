@@ -13,39 +13,34 @@ import hashlib
 import json
 import sqlite3
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from daemon.assembly import Draft
+from daemon.checkpoints import checkpointed_pages
 from daemon.durable import remove_tree
-from daemon.faults import GaveUp, SourceChanged, deciding
+from daemon.faults import GaveUp, SourceChanged
 from daemon.folders import FAILED, PUBLISHED, has_content, hash_file, take_sample
 from daemon.job import Job, State, advance, exhausted, uncharged
-from daemon.outputs import (
-    Summary,
-    account,
-    checkpointed_pages,
-    display,
-    failure,
-    failure_sentence,
-    kept_pages,
-    write_checkpoint,
-    write_document,
-    write_manifest,
-)
-from deepseek_ocr.document import VERSION, DocumentHead, Page
+from daemon.outputs import account, display, failure, failure_sentence, write_manifest
+from daemon.passes import Draining, Passes, Progress
+from deepseek_ocr.document import VERSION, DocumentHead
 from deepseek_ocr.errors import DocumentError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
+    from daemon.assembly import Assembler
     from daemon.fair import PageSlots
     from daemon.ledger import Ledger
+    from daemon.outputs import Summary
+    from daemon.passes import PageReader
     from daemon.share import Share
     from deepseek_ocr.pages import DocumentInfo
-    from deepseek_ocr.prompt import Options
 
 log = structlog.get_logger()
 
@@ -53,32 +48,6 @@ log = structlog.get_logger()
 RETRY_S = (1.0, 5.0, 20.0)
 #: Until a job is taken up again whose engine is at fault; one that dies is brought back beneath it, unseen from here.
 ENGINE_AGAIN_S = 1.0
-#: Pages of one document that wait for their checkpoint to be written; only a share that hangs lets them pile up.
-MAX_UNWRITTEN = 64
-
-
-class Draining(Exception):
-    """No new page is begun: the service stops, and the job resumes at the next start."""
-
-
-class ReadPage(Protocol):
-    """What the worker needs to read a page; tests pass their own."""
-
-    def __call__(self, path: Path, page_index: int, options: Options, /) -> Awaitable[Page]:
-        """One page, always; raises only what concerns the document or the engine."""
-        ...
-
-
-@dataclass(slots=True)
-class Progress:
-    """A running job, for the status."""
-
-    job: Job
-    share: Share
-    page_count: int = 0
-    pages_done: int = 0
-    #: Its outcome is durable; only its last place is missing.
-    closing: bool = False
 
 
 class Worker:
@@ -87,8 +56,8 @@ class Worker:
     def __init__(
         self,
         *,
-        inspect: Callable[[Path], Awaitable[DocumentInfo]],
-        read_page: ReadPage,
+        reader: PageReader,
+        assembler: Assembler,
         slots: PageSlots,
         ledger: Ledger,
         engine: dict[str, Any],
@@ -97,9 +66,9 @@ class Worker:
         ledger_fault: Callable[[Exception], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._inspect = inspect
-        self._read_page = read_page
-        self.slots = slots
+        self._reader = reader
+        self.passes = Passes(reader, slots)
+        self._assembler = assembler
         self._ledger = ledger
         #: What manifests and checkpoints say about the engine: name, model, reason, scripts.
         self.engine = engine
@@ -107,21 +76,15 @@ class Worker:
         self.max_attempts = max_attempts
         self._ledger_fault = ledger_fault
         self._clock = clock
-        self.draining = False
         self._stopping = asyncio.Event()
         #: Running jobs by id.
         self.running: dict[str, Progress] = {}
-        #: Times (steady clock) at which pages were finished, newest last; the last hundred.
-        self.page_times: list[float] = []
-        #: Steady clock: when the engine last gave something back.
-        self.progress_at = 0.0
         self.finished: dict[str, int] = {"done": 0, "partial": 0, "failed": 0}
 
     def drain(self) -> None:
         """Begin no new page; those in flight finish, and documents that are complete with them."""
-        self.draining = True
         self._stopping.set()
-        self.slots.let_all_go()
+        self.passes.drain()
 
     async def rest(self, waiting: Coroutine[Any, Any, object]) -> None:
         """Wait for something, but no longer than until the service stops; raises what it raises."""
@@ -142,7 +105,7 @@ class Worker:
             mend: Callable[[Share, Job], Job] | None = None
             while True:
                 await self.rest(share.well())
-                if self.draining:
+                if self.passes.draining:
                     await self.pardon(share, job)
                     return
                 job = advance(job, State.RUNNING, "its turn")
@@ -235,12 +198,16 @@ class Worker:
         """From the source to durable outputs; the account of it."""
         started = time.monotonic()
         path = await self._source(share, job)
-        info = await self._inspect(path)
+        info = await self._reader.inspect(path)
         sha256 = await share.threads.run_long(hash_file, path)
         key = self._checkpoint_key(share, sha256)
-        await self._recognize(share, job, path, info, key)
-        job = uncharged(self.running[job.job_id].job)
-        outputs, summary = await self._assemble(share, job, info, key)
+        progress = self.running[job.job_id]
+        progress.page_count = info.page_count
+        await self.passes.recognize(share, progress, path, key)
+        if share.settings.second_pass:
+            await self.passes.look_closer(share, progress, path, key)
+        job = uncharged(progress.job)
+        outputs, summary = await self._assemble(share, job, path, info, key)
         accounted = account(
             job, summary=summary, engine=self.engine, sha256=sha256, source_type=info.kind, outputs=outputs,
             instance=self._instance, task=share.settings.task, now=self._clock(), seconds=time.monotonic() - started,
@@ -273,70 +240,20 @@ class Worker:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    async def _recognize(self, share: Share, job: Job, path: Path, info: DocumentInfo, key: str) -> None:
-        """Read every page that has no checkpoint yet, as many at once as there are slots."""
-        kept = await share.threads.run(kept_pages, share.folders.job_folder(job), key, info.page_count)
-        progress = self.running[job.job_id]
-        progress.page_count, progress.pages_done = info.page_count, len(kept)
-        # Beside those in the engine, all of which one long document may take.
-        unwritten = asyncio.Semaphore(self.slots.capacity + MAX_UNWRITTEN)
-        try:
-            async with asyncio.TaskGroup() as pages:
-                for number in range(1, info.page_count + 1):
-                    if number in kept:
-                        continue
-                    await unwritten.acquire()
-                    # Asked for one by one: that makes the order of asking a round robin over documents.
-                    await self.slots.acquire(share.name, share.settings.priority)
-                    if self.draining:
-                        self.slots.release()
-                        break
-                    release = self.slots.releaser()
-                    task = pages.create_task(self._one_page(share, progress, path, number, key, release, unwritten))
-                    # A page that is cancelled before it begins never gets to give its slot back.
-                    task.add_done_callback(lambda _, release=release: release())  # type: ignore[misc]
-        except BaseExceptionGroup as group:
-            raise deciding(group) from group
-        if progress.pages_done < info.page_count:
-            raise Draining
-
-    async def _one_page(
-        self, share: Share, progress: Progress, path: Path, number: int, key: str, release: Callable[[], None],
-        unwritten: asyncio.Semaphore,
-    ) -> None:  # fmt: skip
-        try:
-            page = await self._read_page(path, number - 1, share.settings.options)
-        finally:
-            # Before the checkpoint: a share that hangs must not keep the engine from other inboxes.
-            release()
-            self.progress_at = time.monotonic()
-        if page.problem:
-            log.warning("page.unreadable", page_number=number, problem=page.problem)
-        await share.threads.run(write_checkpoint, share.folders.job_folder(progress.job), key, page)
-        log.debug("page.recognized", page_number=number, seconds=page.seconds)
-        progress.pages_done += 1
-        unwritten.release()
-        self.page_times.append(time.monotonic())
-        del self.page_times[:-100]
-        if progress.job.solo:
-            progress.job = replace(progress.job, solo=False, attempts=progress.job.attempts - 1)
-            await share.threads.run(share.folders.save, progress.job)
-
-    async def _assemble(self, share: Share, job: Job, info: DocumentInfo, key: str) -> tuple[list[str], Summary]:
-        """Write all outputs but the manifest into staging."""
-        name = Path(job.name).name
+    async def _assemble(
+        self, share: Share, job: Job, path: Path, info: DocumentInfo, key: str
+    ) -> tuple[list[str], Summary]:
+        """Make all outputs but the manifest, in staging."""
         head = DocumentHead(
             source_name=Path(display(job.path)).name, source_type=info.kind, engine=self.engine["name"],
             model=self.engine["model"], mode=self.engine["mode"], task=share.settings.task, page_count=info.page_count,
         )  # fmt: skip
-
-        def write() -> Summary:
-            staging = share.folders.open_staging(job)
-            folder = share.folders.job_folder(job)
-            return write_document(staging, name, head, lambda: checkpointed_pages(folder, key, info.page_count))
-
-        summary = await share.threads.run(write)
-        return [f"{name}.json", f"{name}.md"], summary
+        folder = share.folders.job_folder(job)
+        draft = Draft(
+            await share.threads.run(share.folders.open_staging, job), Path(job.name).name, path, head,
+            partial(checkpointed_pages, folder, key, info.page_count), self._reader.limits, share.settings.wanted,
+        )  # fmt: skip
+        return await self._assembler.assemble(draft, share.threads.run)
 
     async def _publish(self, share: Share, job: Job, outputs: list[str], accounted: dict[str, Any]) -> None:
         """Out they go, the manifest last; from then on nothing of the document changes."""

@@ -32,8 +32,10 @@ MIN_ROWS = 3
 WORD_GAP, COLUMN_GAP = 0.5, 0.8
 #: Letters in a cell at most, and in the usual one.
 MAX_CELL_LETTERS, MAX_USUAL_LETTERS = 60, 25
-#: From the middle of a row to that of the next, at most.
-MAX_PITCH = 3.0
+#: The same of each column where columns of text may stand beside it.
+MAX_BESIDE_LETTERS = 20
+#: From the middle of a row to that of the next, at most, and against the least such distance above it.
+MAX_PITCH, MAX_PITCH_RATIO = 3.0, 1.8
 #: Rows of a table are of one type size; measured ones differ.
 SIZE_RATIO = 1.3
 #: Edges or middles of cells that differ by less are flush, and the share of the cells of each column that are.
@@ -86,8 +88,13 @@ class _Run:
     size: float
 
 
-def with_tables(rows: list[Row], rules: Sequence[Rule], stand_for: Callable[[TableFound], Row]) -> list[Row]:
-    """The rows of a column, top to bottom, with one row in the place of those of each table."""
+def with_tables(
+    rows: list[Row], rules: Sequence[Rule], stand_for: Callable[[TableFound], Row], *, whole_page: bool
+) -> list[Row]:
+    """Rows from top to bottom, with one row in the place of those of each table.
+
+    They are those of one column of text, or of the `whole_page`, where other columns of text may stand beside a table.
+    """
     found: list[Row] = []
     index = 0
     while index < len(rows):
@@ -96,7 +103,7 @@ def with_tables(rows: list[Row], rules: Sequence[Rule], stand_for: Callable[[Tab
             found.append(rows[index])
             index += 1
             continue
-        table = _table(run, rules)
+        table = None if whole_page and _has_prose(run) else _table(run, rules)
         found += rows[index : index + len(run.rows)] if table is None else [stand_for(table)]
         index += len(run.rows)
     return found
@@ -106,14 +113,18 @@ def _run(rows: list[Row], start: int) -> _Run:
     """As many rows from this one on as have the same columns."""
     run = _Run([], [], rows[start].size)
     previous = rows[start]
+    farthest = MAX_PITCH * previous.size
     for row in rows[start:]:
         cells = _cells(row)
-        near = row.middle - previous.middle <= MAX_PITCH * max(row.size, previous.size) and _alike(row.size, run.size)
+        pitch = row.middle - previous.middle
+        near = pitch <= farthest and _alike(row.size, run.size)
         columns = _columns(run.columns, cells, COLUMN_GAP * row.size) if cells and near else []
         if not columns or (len(cells) < 2 and not run.rows):  # noqa: PLR2004 - a table begins with a full row
             break
         run.rows.append(cells)
         run.columns[:] = columns
+        if pitch > 0:
+            farthest = min(farthest, MAX_PITCH_RATIO * pitch)
         previous = row
     while run.rows and len(run.rows[-1]) < 2:  # noqa: PLR2004 - and ends with one
         run.rows.pop()
@@ -164,6 +175,7 @@ def _table(run: _Run, rules: Sequence[Rule]) -> TableFound | None:
         or statistics.median(lengths) > MAX_USUAL_LETTERS
         or len(filled) < MIN_FULL * len(grid) * len(columns)
         or any(_LEADER.search(cell.text) for cell in filled)
+        or any(_labels(column) for column in columns)
         or not all(_is_flush(column, run.size) for column in columns)
     ):
         return None
@@ -176,6 +188,15 @@ def _table(run: _Run, rules: Sequence[Rule]) -> TableFound | None:
         return None
     rows = tuple(tuple(Slot(cell.pieces if cell else ()) for cell in cells) for cells in grid)
     return TableFound(*edges, rows)
+
+
+def _has_prose(run: _Run) -> bool:
+    """Whether one of the columns may be a column of text."""
+    lengths = [
+        [len(cell.text) for cells in run.rows if (cell := _in_column(cells, column)) is not None]
+        for column in run.columns
+    ]
+    return any(statistics.median(column) > MAX_BESIDE_LETTERS for column in lengths)
 
 
 def _in_column(cells: list[_Cell], column: tuple[float, float]) -> _Cell | None:
@@ -197,7 +218,7 @@ def _is_flush(column: Sequence[_Cell | None], size: float) -> bool:
 
 
 def _is_framed(edges: tuple[float, float, float, float], rules: Sequence[Rule], size: float) -> bool:
-    """Whether two level rules and more, of about its width, stand above, in and below a table."""
+    """Whether level rules of about its width stand above a table or below its head, and below the whole."""
     left, top, right, bottom = edges
     places = sorted(
         rule.at
@@ -207,7 +228,7 @@ def _is_framed(edges: tuple[float, float, float, float], rules: Sequence[Rule], 
         and RULE_SHARE * (right - left) <= rule.end - rule.start <= (right - left) / RULE_SHARE
         and min(right, rule.end) - max(left, rule.start) >= RULE_SHARE * (right - left)
     )
-    return len(places) > 1 and places[-1] - places[0] > size
+    return len(places) > 1 and places[0] < top + 2 * size and places[-1] > max(bottom - size, places[0] + size)
 
 
 def _has_figures(columns: list[tuple[_Cell | None, ...]]) -> bool:
@@ -217,7 +238,7 @@ def _has_figures(columns: list[tuple[_Cell | None, ...]]) -> bool:
     if len(columns) < 2:  # noqa: PLR2004
         return False
     cells = [cell for column in columns for cell in column if cell is not None]
-    if any(_labels(column) for column in columns) or _counts_up(columns[-1]):
+    if _counts_up(columns[-1]):
         return False
     if len(columns) == 2:  # noqa: PLR2004
         height = len(columns[0])

@@ -10,15 +10,17 @@ Left to others: the tags (`grounding.py`), headings' levels (`headings.py`), whe
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from deepseek_ocr.boxes import place
 from deepseek_ocr.captions import linked
 from deepseek_ocr.document import Block, Flag, PageOddity, category_of
-from deepseek_ocr.grounding import parse
-from deepseek_ocr.mending import mend, mend_entities, mend_table
+from deepseek_ocr.grounding import PLAIN_LABEL, parse
+from deepseek_ocr.mending import FENCED, mend, mend_entities, mend_hyphens, mend_table, with_one_notation
 from deepseek_ocr.prompt import Task
-from deepseek_ocr.tables import find_tables, parse_table, to_html
+from deepseek_ocr.tables import find_tables, parse_table, pipes_to_html, to_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.boxes import WrittenBox
     from deepseek_ocr.completion import Box, Completion, PageImage, Region
     from deepseek_ocr.document import Category
-    from deepseek_ocr.grounding import RawBlock
+    from deepseek_ocr.raw_blocks import RawBlock
 
 #: Answers to these name no labels: the text itself stands where the label does otherwise.
 _TEXT_IN_REF: Final = frozenset({Task.IMAGE, Task.LOCATE})
@@ -35,6 +37,11 @@ _REACH: Final = 2
 #: Characters of a heading's further lines above which they are no part of it.
 _MAX_HEADING_REST: Final = 120
 
+#: A heading amid a text.  One "#" is none: of 112 lines of text that begin with "#", all 82 with a single one are
+#: comments in code.
+_HEADING_LINE = re.compile(r"^[ \t]*+(#{2,6})[ \t]++(\S.{0,199})$", re.MULTILINE)
+#: The same where an answer is all Markdown and has no labels.
+_MARKDOWN_HEADING_LINE = re.compile(_HEADING_LINE.pattern.replace("2,6", "1,6"), re.MULTILINE)
 _HEADING_MARK = re.compile(r"\A[ \t]*#{1,6}(?:[ \t]+|$)")
 _FORMULA = re.compile(r"\\[(\[]")
 #: What a formula on several lines begins with.
@@ -83,21 +90,37 @@ def storable(text: str) -> str:
 
 def _from_raw(block: RawBlock, task: Task) -> Iterator[_Piece]:
     """A block of the model as a piece; each place where a text was found as one of its own."""
-    flags = {
-        Flag.CLAMPED: block.clamped, Flag.DEGENERATE: block.degenerate, Flag.RECOVERED: block.recovered,
-    }  # fmt: skip
+    label, text = block.label, block.text
+    if not text and category_of(label) == "text" and not PLAIN_LABEL.fullmatch(label):
+        label, text = "", label  # "1 Introduction": what was asked names labels, what was answered does not
     piece = _Piece(
-        block.label, category_of(block.label), block.text,
+        label, category_of(label), text,
         # Text instead of a label is what stands on the page, letter by letter.
-        markup=bool(block.label) or task not in _TEXT_IN_REF,
+        markup=bool(label) or task not in _TEXT_IN_REF,
         box=_around(block.boxes), written=block.written,
-        flags=frozenset(flag for flag, is_set in flags.items() if is_set),
+        flags=_flags(clamped=block.clamped, degenerate=block.degenerate, recovered=block.recovered),
     )  # fmt: skip
+    if piece.markup and (piece.category == "table" or not label):
+        piece = replace(piece, text=_with_html_tables(text))
     if task is Task.LOCATE and len(block.boxes) > 1:
         for box, written in zip(block.boxes, block.written, strict=True):
-            yield replace(piece, box=box, written=(written,))
+            _, clamped, degenerate = place(written)
+            flags = _flags(clamped=clamped, degenerate=degenerate, recovered=block.recovered)
+            yield replace(piece, box=box, written=(written,), flags=flags)
     else:
         yield piece
+
+
+def _flags(*, clamped: bool, degenerate: bool, recovered: bool) -> frozenset[Flag]:
+    flags = {Flag.CLAMPED: clamped, Flag.DEGENERATE: degenerate, Flag.RECOVERED: recovered}
+    return frozenset(flag for flag, is_set in flags.items() if is_set)
+
+
+def _with_html_tables(text: str) -> str:
+    """The text with its pipe tables as HTML, but for those in code."""
+    parts = FENCED.split(text)
+    parts[::2] = map(pipes_to_html, parts[::2])
+    return "".join(parts)
 
 
 def _around(boxes: Sequence[Box]) -> Box | None:
@@ -159,7 +182,9 @@ def _split_tables(piece: _Piece) -> list[_Piece]:
 
 
 def _headings_apart(piece: _Piece) -> list[_Piece]:
-    """The headings in a piece of that category, without their marks, and what the model ran together with them."""
+    """The headings in a piece, without their marks, and what the model ran together with them."""
+    if piece.category in {"text", "formula"} and piece.markup:
+        return _headings_amid(piece)
     if piece.category != "heading":
         return [piece]
     first, *rest = piece.text.split("\n")
@@ -176,14 +201,39 @@ def _headings_apart(piece: _Piece) -> list[_Piece]:
     return [part for part in parts if part.text.strip()] or parts[:1]
 
 
+def _headings_amid(piece: _Piece) -> list[_Piece]:
+    """A text as it is, or the headings and the texts in it."""
+    code = deque(found.span() for found in FENCED.finditer(piece.text))
+    parts, at = [], 0
+    for found in (_HEADING_LINE if piece.label else _MARKDOWN_HEADING_LINE).finditer(piece.text):
+        while code and code[0][1] <= found.start():
+            code.popleft()
+        if code and code[0][0] < found.start():
+            continue
+        parts += [
+            replace(piece, text=piece.text[at : found.start()]),
+            replace(piece, category="heading", label=piece.label or found[1], text=found[2]),
+        ]
+        at = found.end()
+    if not parts:
+        return [piece]
+    parts.append(replace(piece, text=piece.text[at:]))
+    parts = [part for part in parts if part.text.strip()]
+    if len(parts) == 1 or not piece.label:
+        return parts
+    return [replace(part, flags=part.flags | {Flag.RECOVERED}) for part in parts]
+
+
 def _mended(piece: _Piece) -> _Piece:
     """The piece with its text as it is to be kept."""
+    if not piece.markup:
+        return replace(piece, text=mend_hyphens(mend_entities(piece.text)))
     if piece.category == "table" and "<table" in piece.text.lower():
         table = parse_table(mend_table(piece.text))
         flags = piece.flags if table.is_closed else piece.flags | {Flag.UNCLOSED}
         return replace(piece, text=to_html(table) if table.rows else "", flags=flags)
-    if piece.category == "formula" and not _FORMULA.search(piece.text):
-        return replace(piece, text=mend_entities(piece.text).strip())
+    if piece.category == "formula" and not _FORMULA.search(text := with_one_notation(piece.text)):
+        return replace(piece, text=mend_entities(text).strip())
     text = mend(piece.text)
     return replace(piece, text=" ".join(text.split()) if piece.category == "heading" else text)
 

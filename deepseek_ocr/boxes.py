@@ -29,7 +29,7 @@ _MAX_NUMBER_CHARS: Final = 12
 
 # Possessive, all of them: what a part has taken it never gives back, so a text is looked at once.
 _NUMBER = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)", re.ASCII)
-_USUAL_BOX = re.compile(r"\[\[(\d{1,4}+), ?(\d{1,4}+), ?(\d{1,4}+), ?(\d{1,4}+)\]\]", re.ASCII)
+_USUAL_BOX = re.compile(r"\[(\[)?(\d{1,4}+), ?(\d{1,4}+), ?(\d{1,4}+), ?(\d{1,4}+)\](?(1)\])", re.ASCII)
 _FOUR = rf"\s*+{_NUMBER.pattern}(?:\s*+,\s*+{_NUMBER.pattern}){{3}}\s*+"
 #: A list of boxes as it should be, or one box in single brackets (Unlimited-OCR).
 BOXES = re.compile(rf"\[\s*+(?:\[{_FOUR}\](?:\s*+,\s*+\[{_FOUR}\])*+\s*+|{_FOUR})\]", re.ASCII)
@@ -44,8 +44,10 @@ def read_boxes(inside: str) -> tuple[list[WrittenBox], Flaw | None]:
     """The boxes in what stands for them, without space around it, and what is wrong with it."""
     usual = _USUAL_BOX.fullmatch(inside)
     if usual:
-        x1, y1, x2, y2 = map(float, usual.groups())
+        x1, y1, x2, y2 = map(float, usual.group(2, 3, 4, 5))
         return [(x1, y1, x2, y2)], None
+    if len(inside) > MAX_BOXES_CHARS:
+        return [], "not_a_box"
     flaw: Flaw | None = None
     if BOXES.fullmatch(inside):
         found = _NUMBER.findall(inside)
@@ -77,6 +79,9 @@ def place(written: WrittenBox) -> tuple[Box, bool, bool]:
     x1, y1, x2, y2 = written
     if 0 <= x1 < x2 <= SCALE and 0 <= y1 < y2 <= SCALE:
         return (x1 / SCALE, y1 / SCALE, x2 / SCALE, y2 / SCALE), False, False
-    left, top, right, bottom = (min(max(value, 0.0), SCALE) / SCALE for value in written)
-    box = min(left, right), min(top, bottom), max(left, right), max(top, bottom)
-    return box, min(written) < 0 or max(written) > SCALE, left >= right or top >= bottom
+    clamped = min(written) < 0 or max(written) > SCALE
+    if clamped:
+        x1, y1, x2, y2 = (min(max(value, 0.0), SCALE) for value in written)
+    left, right = (x1, x2) if x1 < x2 else (x2, x1)
+    top, bottom = (y1, y2) if y1 < y2 else (y2, y1)
+    return (left / SCALE, top / SCALE, right / SCALE, bottom / SCALE), clamped, x1 >= x2 or y1 >= y2

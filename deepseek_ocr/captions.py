@@ -23,6 +23,8 @@ _REACH: Final = 4
 _MAX_GAP: Final = 0.3
 #: What a block in between costs, as a share of the page's height, and what a caption costs that is there already.
 _STEP, _TAKEN = 0.03, 0.15
+#: How much farther than what is nearest a caption may be moved to make room for another; and how many in a row.
+_SLACK, _MAX_MOVES = 0.05, 20
 #: Characters of the text around a figure, on each side.
 CONTEXT_CHARS: Final = 400
 
@@ -49,31 +51,53 @@ def linked(blocks: Sequence[Block]) -> tuple[Block, ...]:
     return tuple(linked_blocks)
 
 
+#: Caption -> what it may belong to, by position, the nearest first, with what that costs.
+_Near = dict[int, list[tuple[float, int]]]
+
+
 def _owners(blocks: Sequence[Block]) -> dict[int, int]:
-    """Caption -> what it belongs to, by position; the nearest pairs first, so that neighbours do not swap theirs."""
-    pairs = []
+    """Caption -> what it belongs to, by position."""
+    near: _Near = {}
     for caption, block in enumerate(blocks):
         if block.category != "caption":
             continue
-        near = range(max(0, caption - _REACH), min(len(blocks), caption + _REACH + 1))
-        floats = [index for index in near if blocks[index].category in FLOATS]
+        around = range(max(0, caption - _REACH), min(len(blocks), caption + _REACH + 1))
+        floats = [index for index in around if blocks[index].category in FLOATS]
         kinds = _kinds(block)
         fitting = [index for index in floats if blocks[index].category in kinds] or floats
-        pairs += [(_cost(blocks, caption, index), caption, index) for index in fitting]
-    pairs = sorted(pair for pair in pairs if pair[0] <= _MAX_GAP)
+        costs = sorted((_cost(blocks, caption, index), index) for index in fitting)
+        near[caption] = [(cost, index) for cost, index in costs if cost <= _MAX_GAP]
     owners: dict[int, int] = {}
-    taken: set[int] = set()
-    for _, caption, index in pairs:
-        if caption not in owners and index not in taken:
-            owners[caption] = index
-            if blocks[caption].label != "table_footnote":
-                taken.add(index)
-    # Second captions, of what has one already.
-    dearer = [(cost + _TAKEN * (index in taken), caption, index) for cost, caption, index in pairs]
-    for cost, caption, index in sorted(dearer):
-        if caption not in owners and cost <= _MAX_GAP:
-            owners[caption] = index
+    taken: dict[int, int] = {}
+    firsts = {caption for caption in near if near[caption] and "footnote" not in blocks[caption].label}
+    for caption in sorted(firsts, key=near.__getitem__):
+        _place(caption, near, owners, taken, set())
+    # Footnotes, second captions, and those that have nothing but what is far.
+    for caption in near.keys() - owners.keys():
+        added = _TAKEN * (caption in firsts)
+        costs = [(cost + added * (index in taken), index) for cost, index in near[caption]]
+        if costs and min(costs)[0] <= _MAX_GAP:
+            owners[caption] = min(costs)[1]
     return dict(sorted(owners.items()))
+
+
+def _place(caption: int, near: _Near, owners: dict[int, int], taken: dict[int, int], seen: set[int]) -> bool:
+    """Whether a caption gets one of the nearest; the caption of that moves on if it may be of another as well.
+
+    Where captions stand above their tables but nearer to the tables before, the nearest pairs alone would leave the
+    last table without one.
+    """
+    for cost, index in near[caption]:
+        if cost > near[caption][0][0] + _SLACK or len(seen) >= _MAX_MOVES:
+            break
+        if index in seen:
+            continue
+        seen.add(index)
+        if index not in taken or _place(taken[index], near, owners, taken, seen):
+            owners[caption] = index
+            taken[index] = caption
+            return True
+    return False
 
 
 def _kinds(caption: Block) -> frozenset[str]:

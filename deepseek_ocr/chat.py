@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: The ids of what the guard exempts, <td> and </td>, in the published tokenizer: a server's own is not seen from here.
 _EXEMPT_IDS: Final = (128821, 128822)
-#: Only a server with `--logits-processors ...:NGramPerReqLogitsProcessor` heeds it.
-GUARD: Final = request_args(_EXEMPT_IDS)
 #: Stands in the JSON for the picture, which is put in as it is: escaping megabytes of base64 would be wasted work.
 _PICTURE: Final = "<picture>"
 #: Characters of a server's message that are passed on.
@@ -64,7 +62,8 @@ def request_body(model: str, options: Options, png: bytes, *, vllm: bool, stream
     if options.max_tokens:
         body["max_tokens"] = options.max_tokens  # without it the server takes what is left of the context
     if vllm:
-        body |= {"skip_special_tokens": False, "vllm_xargs": GUARD}
+        # Only a server with `--logits-processors ...:NGramPerReqLogitsProcessor` heeds the guard.
+        body |= {"skip_special_tokens": False, "vllm_xargs": request_args(_EXEMPT_IDS, options.guard)}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     head, tail = json.dumps(body).encode().split(_PICTURE.encode(), 1)  # the picture comes before every foreign word

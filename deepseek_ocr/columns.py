@@ -32,8 +32,10 @@ MIN_COLUMN_LETTERS = 12
 LEVEL_SHARE = 0.6
 #: Columns within columns: more levels than any page has, and a bound on the work.
 MAX_DEPTH = 6
-#: Gutter positions tried per level after common left edges, and as many before common right edges.
-MAX_CANDIDATES = 8
+#: Gutter positions tried per level before common left edges, and as many after common right edges.  With 8, 2 of 250
+#: generated pages were read across their columns: under a title that ends within the gutter only the longest lines of
+#: a ragged column show where it is.  With 16 none was, and 48 gain nothing.
+MAX_CANDIDATES = 16
 
 _PAGE_NUMBER = re.compile(r"\W*(?:page\s*)?(?:\d{1,5}|[ivxlc]{1,6})(?:\s*(?:of|/)\s*\d{1,5})?\W*", re.IGNORECASE)
 

@@ -66,6 +66,11 @@ class PageImage:
     tiles: Tiles | None = None
     #: The picture as a PNG file; empty unless the engine needs it.
     png: bytes = b""
+    #: (rows, columns) over the whole page: what is ink, and what of it looks like text (`ink.py`); None where the page
+    #: was not rendered.
+    ink_grid: NDArray[np.uint8] | None = None
+    #: Whether the lines of text run from top to bottom, or from bottom to top.
+    sideways: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Completion:
     #: The text in pieces with their boxes, where the engine knows them by itself (a model writes them into `text`).
     regions: tuple[Region, ...] = ()
     prompt_tokens: int = 0
+    #: Estimated where the page was given up in the middle, 0 where nobody counts.
     completion_tokens: int = 0
 
 
@@ -102,6 +108,10 @@ class EngineInfo:
     #: Pages in flight and none came back for so many seconds: it hangs, and does not know it.  Infinite where a page
     #: may take as long as it likes while its tokens come, which the engine itself watches.
     longest_page_s: float = LONGEST_PAGE_S
+    #: Whether it is a language model that is asked in words: other words may give another answer.
+    prompted: bool = False
+    #: Whether it heeds `Options.guard`.
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ CATEGORIES: Final[dict[str, Category]] = {
     "table_caption": "caption",
     "figure_title": "caption",
     "table_footnote": "caption",
+    "footnote": "text",
+    "page_footnote": "text",
 }
 #: What a label that is not one of those may hold, the first that fits; seen: "table_body", "equation group",
 #: "text_caption", "equation 1", "table C1".
@@ -41,6 +43,8 @@ _PARTS: Final[tuple[tuple[str, Category], ...]] = (
     ("caption", "caption"),
     ("footnote", "caption"),
     ("figure_title", "caption"),
+    ("table_title", "caption"),
+    ("chart_title", "caption"),
     ("chart", "chart"),
     ("equation", "formula"),
     ("formula", "formula"),
@@ -58,24 +62,26 @@ def category_of(label: str) -> Category:
 
 
 class Flag(StrEnum):
-    """What is to be known of a block before it is trusted."""
+    """What is to be known of a block before it is trusted.
+
+    clamped: a coordinate was outside of the page and is at its edge now.
+    degenerate: its box was written without width or height, or with its sides exchanged.
+    recovered: its tag was malformed, or it was told apart from the text of another block.
+    no_box: nobody knows where it stands.
+    unclosed: a table that breaks off before its end.
+    loop_cut: a repetition was cut off.
+    fallback: read in another way than asked for, as that failed.
+    retried: read more than once; this is the best of it.
+    """
 
     CLAMPED = "clamped"
-    """A coordinate was outside of the page and is at its edge now."""
     DEGENERATE = "degenerate"
-    """A box was written without width or height, or with its sides exchanged."""
     RECOVERED = "recovered"
-    """Its tag was malformed, or it was told apart from the text of another block."""
     NO_BOX = "no_box"
-    """Nobody knows where it stands."""
     UNCLOSED = "unclosed"
-    """A table that breaks off before its end."""
     LOOP_CUT = "loop_cut"
-    """A repetition was cut off."""
     FALLBACK = "fallback"
-    """Read in another way than asked for, as that failed."""
     RETRIED = "retried"
-    """Read more than once; this is the best of it."""
 
 
 class _Model(BaseModel):
@@ -90,8 +96,8 @@ Confidence = Annotated[float, Field(ge=0, le=1)]
 class Context(_Model):
     """The text around a figure, chart or table, on its page."""
 
-    before: str = ""
-    after: str = ""
+    before: str = Field(default="", description="the end of the nearest text before it, 400 characters at most")
+    after: str = Field(default="", description="the beginning of the nearest text behind it, 400 characters at most")
 
 
 class Block(_Model):
@@ -99,7 +105,7 @@ class Block(_Model):
 
     id: str = Field(description="unique in the document: p<page number>b<position>")
     category: Category
-    label: str = Field(description="the engine's own word; empty where it gave none")
+    label: str = Field(description="the engine's own word, or marks of a heading; empty where it gave none")
     text: str = Field(description="HTML for a table that was read as one, else text; see `markup`")
     markup: bool = Field(
         default=False,
@@ -118,7 +124,7 @@ class Block(_Model):
     captions: tuple[str, ...] = Field(default=(), description="of a figure, chart or table: the ids of its captions")
     context: Context | None = Field(default=None, description="of a figure, chart or table")
     flags: tuple[Flag, ...] = ()
-    confidence: Confidence | None = None
+    confidence: Confidence | None = Field(default=None, description="mean over its letters, of engines that tell")
     description: str | None = Field(default=None, description="of a figure or chart in words, by a second look at it")
     data: str | None = Field(default=None, description="of a chart or figure, by a second look at it: HTML or text")
     image: str | None = Field(default=None, description="file name of its picture in <document>.images/")
@@ -149,8 +155,8 @@ class Provenance(_Model):
 class PageOddity(_Model):
     """A stretch of the engine's answer that could not be understood as it was written; kept, as it may be text."""
 
-    kind: str
-    text: str
+    kind: str = Field(description="what of a tag is missing, unclosed or misplaced (`OddityKind` in raw_blocks.py)")
+    text: str = Field(description="the stretch as it was written")
 
 
 class Page(_Model):
@@ -178,20 +184,20 @@ class DocumentHead(_Model):
 
     format: Literal["ocr-daemon/docjson"] = FORMAT
     version: Literal["1.0"] = VERSION
-    source_name: str
-    source_type: str
-    engine: str
-    model: str
+    source_name: str = Field(description="file name, without its folder")
+    source_type: str = Field(description="what it was found to be: pdf, png, tiff ...")
+    engine: str = Field(description="what was asked to read it; a page's own provenance may differ")
+    model: str = Field(description="the engine's model, a name or a folder")
     mode: str | None = Field(default=None, description="resolution, of engines that have modes")
-    task: str
+    task: str = Field(description="what was asked for: document, image, free ...")
     page_count: int = Field(ge=1)
 
 
 class DocumentTail(_Model):
     """What is known of a document when all its pages are; null or empty where nobody asked for it."""
 
-    summary: str | None = None
-    keywords: tuple[str, ...] = ()
+    summary: str | None = Field(default=None, description="a few of its sentences, as they stand in it, in order")
+    keywords: tuple[str, ...] = Field(default=(), description="as they stand in the text, the most telling first")
     language: str | None = Field(default=None, description="ISO 639-1")
 
 

@@ -126,14 +126,17 @@ def _near(ordered: Sequence[float], distance: float) -> list[slice]:
 # Grids
 
 
+#: (row, column, end row, end column) of a cell, the ends not counted.
+_Cell = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Grid:
     """Edges of rows and columns, and which row and column each cell begins and ends in."""
 
     ys: list[float]
     xs: list[float]
-    #: (row, column, end row, end column), the ends not counted.
-    cells: list[tuple[int, int, int, int]]
+    cells: list[_Cell]
     #: The cell at each row and column.
     owners: list[list[int]]
 
@@ -254,11 +257,27 @@ def _table(grid: _Grid, pieces: list[Piece]) -> tuple[TableFound | None, list[Pi
             free.append(piece)
     if not _is_table(grid, inside):
         return None, pieces
+    parts = [part for cell, held in zip(grid.cells, inside, strict=True) for part in _parted(grid, cell, held)]
     rows: list[list[Slot]] = [[] for _ in grid.ys[1:]]
-    for (top, left, bottom, right), held in zip(grid.cells, inside, strict=True):
+    for (top, left, bottom, right), held in sorted(parts, key=lambda part: part[0]):
         rows[top].append(Slot(tuple(held), bottom - top, right - left))
     edges = grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1]
     return TableFound(*edges, tuple(map(tuple, rows))), free
+
+
+def _parted(grid: _Grid, cell: _Cell, held: list[Piece]) -> list[tuple[_Cell, list[Piece]]]:
+    """A cell with what stands in it; cell by cell if each column of each row has its own, as the rules were faint."""
+    top, left, bottom, right = cell
+    apart: dict[tuple[int, int], list[Piece]] = {}
+    for piece in held:
+        place = bisect_right(grid.ys, piece.middle) - 1, bisect_right(grid.xs, piece.left) - 1
+        if piece.right > grid.xs[min(place[1] + 1, right)]:
+            return [(cell, held)]
+        apart.setdefault(place, []).append(piece)
+    squares = [(row, column) for row in range(top, bottom) for column in range(left, right)]
+    if right - left == 1 or set(apart) != set(squares):
+        return [(cell, held)]
+    return [((row, column, row + 1, column + 1), apart[row, column]) for row, column in squares]
 
 
 def _is_table(grid: _Grid, inside: list[list[Piece]]) -> bool:

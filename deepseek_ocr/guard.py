@@ -24,6 +24,25 @@ _DEFAULT_WINDOW_SIZE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """A setting of the guard."""
+
+    ngram_size: int
+    window_size: int
+
+    def __str__(self) -> str:
+        """As people write it."""
+        return f"{self.ngram_size}/{self.window_size}"
+
+
+PUBLISHED: Final = Guard(NGRAM_SIZE, WINDOW_SIZE)
+#: That of the official script for PDF (run_dpsk_ocr_pdf.py): acts ten tokens earlier, sees periods up to 31 tokens.
+SHORT: Final = Guard(20, 50)
+#: "Slight improvement" (DeepSeek-OCR-2 issue 28): sees periods up to 161 tokens.
+WIDE: Final = Guard(40, 200)
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What one request asks of the guard."""
 
@@ -32,9 +51,11 @@ class Rule:
     whitelist: frozenset[int]
 
 
-def request_args(whitelist: Iterable[int]) -> dict[str, object]:
-    """The published rule as a request carries it: `SamplingParams.extra_args`, or `vllm_xargs` over HTTP."""
-    return {"ngram_size": NGRAM_SIZE, "window_size": WINDOW_SIZE, "whitelist_token_ids": sorted(whitelist)}
+def request_args(whitelist: Iterable[int], guard: Guard = PUBLISHED) -> dict[str, object]:
+    """A setting as a request carries it: `SamplingParams.extra_args`, or `vllm_xargs` over HTTP."""
+    return {
+        "ngram_size": guard.ngram_size, "window_size": guard.window_size, "whitelist_token_ids": sorted(whitelist),
+    }  # fmt: skip
 
 
 def rule_in(extra_args: Mapping[str, object] | None) -> Rule | None:

@@ -59,6 +59,11 @@ _PATTERNS: Final = (
 )
 
 
+#: Labels of titles; "sub_title" and "paragraph_title" are those of other headings.  Where an answer has no labels, its
+#: marks stand for them.
+_TITLE = re.compile(r"\s*(?:doc(?:ument)?[_ ])?title\b|#\Z", re.IGNORECASE)
+
+
 @dataclass(slots=True)
 class Outline:
     """What is known of all headings of a document."""
@@ -94,7 +99,7 @@ def _note(outline: Outline, text: str) -> None:
 
 def is_title(block: Block) -> bool:
     """Whether a heading is one of the document, or of a part that is a document of its own."""
-    return "title" in block.label.lower() and "sub" not in block.label.lower()
+    return bool(_TITLE.match(block.label))
 
 
 def numbering_of(text: str) -> tuple[Numbering, str]:
@@ -109,9 +114,10 @@ def numbering_of(text: str) -> tuple[Numbering, str]:
 
 def level(block: Block, outline: Outline) -> int:
     """The level of a heading: 1 for titles, below that by numbering."""
-    if is_title(block):
-        return TITLE_LEVEL
     numbering, number = numbering_of(block.text)
+    # One of a row of numbered headings is now and then labelled a title, and "3.4.3" is none of a document.
+    if is_title(block) and not (numbering is Numbering.DECIMAL and (outline.has_decimal or "." in number)):
+        return TITLE_LEVEL
     # Numbers that begin anew stand below headings without one.
     top = DEFAULT_LEVEL + (len(outline.upper) or (outline.has_plain and outline.firsts > 1))
     if numbering in outline.upper:
@@ -122,6 +128,7 @@ def level(block: Block, outline: Outline) -> int:
         rank = top + outline.has_decimal
     else:
         rank = DEFAULT_LEVEL + (Numbering.PART in outline.upper and numbering is Numbering.NONE)
+        rank = max(rank, block.label.count("#"))
     return min(rank, MAX_LEVEL)
 
 

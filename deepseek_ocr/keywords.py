@@ -25,10 +25,12 @@ import snowballstemmer
 import stopwordsiso
 from py3langid.langid import LanguageIdentifier
 
+from deepseek_ocr.document import DocumentTail
 from deepseek_ocr.prose import CJK, OBJECT, Sentence, sentences, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
 #: Words below which nothing is said: frequencies mean nothing yet.
 MIN_WORDS: Final = 50
@@ -83,6 +85,8 @@ _NO_STOP_WORDS = frozenset(
     " interests invention member members mill network novel page pages problem problems research result results room"
     " rooms section state states system systems test text value website work works world".split()
 )
+#: What refers to a place in the document or announces what follows; in no list of stop words.
+_POINTERS = frozenset("def bsp figure abbildung abb tabelle aufgabe".split())  # noqa: SIM905 - as above
 #: Articles and prepositions that lose their vowel, which some lists lack ("l'eau", "dell'acqua").
 _ELIDED = frozenset("all dall dell nell sull coll quell qu un jusqu lorsqu puisqu quoiqu don ll ve re".split())  # noqa: SIM905 - as above
 
@@ -118,11 +122,20 @@ def digest(text: str, *, max_keywords: int = 10, max_sentences: int = 3) -> Dige
     return Digest(language, keywords, _summary(found, vocabulary.terms, max_sentences))
 
 
+def document_tail(markdown: Path) -> DocumentTail:
+    """The digest of a Markdown file, as it stands at the end of a document."""
+    found = digest(markdown.read_text(encoding="utf-8"))
+    space = "" if found.language in UNSPACED else " "
+    return DocumentTail(summary=space.join(found.summary) or None, keywords=found.keywords, language=found.language)
+
+
 class Vocabulary:
     """The words of one language: which carry no meaning, and which are forms of one."""
 
     def __init__(self, language: str) -> None:
         self._stop_words = stopwordsiso.stopwords(language) - (_NO_STOP_WORDS if language == "en" else frozenset())
+        #: German writes its nouns with capitals, so verbs and adjectives can be told from what a text is about.
+        self.has_capital_nouns = language == "de"
         name = STEMMERS[language]
         self._stemmer = snowballstemmer.stemmer(name) if name else None
         self._stems: dict[str, str] = {}
@@ -137,7 +150,7 @@ class Vocabulary:
     def _stem(self, word: str) -> str:
         lower = word.lower()
         short = len(word) < _MIN_LETTERS - word.isupper()  # "EU" is a word
-        if short or lower in _ELIDED or lower in self._stop_words:
+        if short or lower in _ELIDED or lower in _POINTERS or lower in self._stop_words:
             return ""
         return str(self._stemmer.stemWord(lower)) if self._stemmer else lower[:_STEM_LETTERS]
 
@@ -239,9 +252,12 @@ def _keywords(found: Sequence[Sentence], vocabulary: Vocabulary, most: int) -> t
     for _, stems in scored:
         term = carriers.get(stems[0], stems) if len(stems) == 1 else stems
         content = set(term) - {""}
+        form = _form(terms[term].forms)
+        if vocabulary.has_capital_nouns and not form.rpartition(" ")[2][:1].isupper():
+            continue
         if not any(content <= other or content >= other for other in chosen):
             chosen.append(content)
-            keywords.append(_form(terms[term].forms))
+            keywords.append(form)
             if len(keywords) == most:
                 break
     return tuple(keywords)

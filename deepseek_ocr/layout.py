@@ -83,8 +83,10 @@ def regions_from_lines(lines: Sequence[Line], *, aspect: float, rules: Sequence[
 
     # Over the whole width first: what is short and flush in columns may look like columns of text.
     if upright:
-        upright = [piece for row in with_tables(rows_of(upright), drawn, stand_for) for piece in row.pieces]
-    rows = [row for block in blocks(upright) for row in with_tables(rows_of(block), drawn, stand_for)]
+        page = with_tables(rows_of(upright), drawn, stand_for, whole_page=True)
+        upright = [piece for row in page for piece in row.pieces]
+    columns = [with_tables(rows_of(block), drawn, stand_for, whole_page=False) for block in blocks(upright)]
+    rows = [row for column in columns for row in column]
     paragraphs = _paragraphs(rows) + [[row_of([piece], piece.left, piece.right)] for piece in vertical]
     regions = []
     for label, paragraph in zip(labels_of(paragraphs), paragraphs, strict=True):

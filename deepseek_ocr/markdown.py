@@ -60,18 +60,20 @@ def block_markdown(block: Block, *, images: str = "", title: str = "") -> str:
         case "caption":
             return _caption(block)
         case "table":
-            return _table(block.text, markup=block.markup)
+            return _table(block)
         case "figure" | "chart":
             return _figure(block, images, title)
         case "formula" if block.markup:
             return formula_markdown(block.text)
         case _:
-            return _text(block.text, markup=block.markup)
+            return _text(block)
 
 
-def _text(text: str, *, markup: bool) -> str:
-    if markup:
-        return text_markdown(text)
+def _text(block: Block) -> str:
+    text = block.text
+    if block.markup:
+        # Headings have blocks of their own, but where the whole page is one.
+        return text_markdown(text, has_headings=not block.label)
     # Without its indentation, which would make it code after an empty line.
     lines = [_BULLET.sub("- ", line).strip() for line in text.strip().splitlines()]
     return _LINE_START.sub(r"\1\\\2", _INLINE.sub(r"\\\1", "\n".join(lines)))
@@ -94,13 +96,15 @@ def _caption(block: Block) -> str:
     line = _line(block)
     # With a star in it, or a backslash before the last one, it would not be what is between the two.
     is_plain = bool(line) and "*" not in line and not line.endswith("\\")
-    return f"*{line}*" if is_plain else _text(line, markup=True)
+    return f"*{line}*" if is_plain else text_markdown(line)
 
 
-def _table(text: str, *, markup: bool) -> str:
+def _table(block: Block) -> str:
     """A pipe table where that can hold it, else HTML; a text where there is no table in it."""
-    if "<table" not in text.lower():
-        return _text(text, markup=markup)
+    return _table_of(block.text, markup=block.markup) if "<table" in block.text.lower() else _text(block)
+
+
+def _table_of(text: str, *, markup: bool) -> str:
     table = parse_table(text)
     if not table.rows:
         return ""
@@ -121,7 +125,7 @@ def _figure(block: Block, images: str, title: str) -> str:
         picture = f"<!-- {block.category} {block.id} -->"
     parts = [
         picture,
-        _text(block.text, markup=block.markup),
+        _text(block),
         _quoted(block.description or ""),
         *_data(block.data or ""),
     ]
@@ -139,5 +143,5 @@ def _data(text: str) -> Iterator[str]:
     for start, end in [*find_tables(text), (len(text), len(text))]:
         if around := text[at:start].strip():
             yield _quoted(around) if is_prose(around) else code_markdown(around)
-        yield _table(text[start:end], markup=True)
+        yield _table_of(text[start:end], markup=True)
         at = end

@@ -22,6 +22,8 @@ _FENCE = re.compile(r"[ \t]*(`{3,})([^`]*)")
 _INLINE = re.compile(
     r"(?P<keep>\\[!-/:-@\[-`{-~]|(?<!`)(?P<ticks>`+)(?!`)[^`\n]+(?<!`)(?P=ticks)(?!`))"
     r"|`+|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\$|!\[|\]\((?!https?://|mailto:|#)|(?<!~)~(?!~)"
+    # "2150*2150*1000 mm", "2*n", "x**2": a star beside a digit is no emphasis, where a word could go on with it.
+    r"|(?<=[\w)])\*(?=\d)|(?<=\d)\*(?=[\w(])|(?<=[\w)])\*\*(?=\d)"
 )
 _UNSAFE_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 #: A sign that LaTeX, or what finds formulas in Markdown, would take for something else; behind an escape it is none.
@@ -29,6 +31,8 @@ _IN_FORMULA = re.compile(r"\\.|[$%]", re.DOTALL)
 #: What a formula without delimiters has, and a remark beside one has not.
 _LATEX = re.compile(r"[\\^_={}]")
 _DELIMITER = re.compile(r"\\(?:([()\[\]])|.)", re.DOTALL)
+#: That of a formula which breaks off, as at the end of an answer.
+_LONE_DELIMITER = re.compile(r"\A\\[(\[]|\\[)\]]\Z")
 #: What may begin a line of a formula that stands on several; others would begin a list, a heading, a rule ...
 _FORMULA_LINE = re.compile(r"[\\&{}(\[A-Za-z]|\d(?!\d*[.)])")
 
@@ -37,6 +41,7 @@ _RULE = re.compile(r"-{3,}|_{3,}|\*{3,}")
 _UNDERLINE = re.compile(r"=+|-{1,2}")
 #: Definitions of links and footnotes, which are not shown where they stand; "+" as a bullet; the other fence.
 _HIDING = re.compile(r"\[[^\]\n]+\]:|\+(?=\s|$)|~~~")
+_HASH = re.compile(r"^([ \t]*+(?:(?:[-*+>•]|\d{1,9}[.)])[ \t]++)*+)(#{1,6}+(?=\s|$))", re.MULTILINE)
 _TAB_STOP: Final = 4
 _ANY_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _PLAIN_WORD = re.compile(r"[\"'(“„‘]?[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*[\"')”’.,;:!?]*")  # noqa: RUF001 - as people write
@@ -44,23 +49,26 @@ _PLAIN_WORD = re.compile(r"[\"'(“„‘]?[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*[\"'
 _MIN_WORDS, _FIRST_CJK = 3, "\u2e80"
 
 
-def text_markdown(text: str) -> str:
-    """A text of one or more paragraphs."""
+def text_markdown(text: str, *, has_headings: bool = True) -> str:
+    """A text of one or more paragraphs; where headings are told apart already, "#" is what stands on the page."""
     parts = []
     for is_code, chunk in _split_code(text):
-        parts += [chunk] if is_code else _paragraphs(chunk)
+        if is_code:
+            parts.append(chunk)
+        else:
+            parts += _paragraphs(chunk if has_headings else _HASH.sub(r"\1\\\2", chunk))
     return "\n\n".join(part for part in parts if part)
 
 
 def line_markdown(text: str) -> str:
     """A text on one line: a heading, a caption, a cell."""
-    pieces = split_formulas(" ".join(text.split()))
+    pieces = _apart(" ".join(text.split()))
     return "".join(_formula(piece) if kind else _INLINE.sub(_escaped, piece) for kind, piece in pieces)
 
 
 def cell_text(text: str) -> str:
     """The text of a cell that stays HTML, where nothing is Markdown but formulas."""
-    return "".join(_formula(piece, is_html=True) if kind else piece for kind, piece in split_formulas(text))
+    return "".join(_formula(piece, is_html=True) if kind else piece for kind, piece in _apart(text))
 
 
 def formula_markdown(text: str) -> str:
@@ -72,7 +80,9 @@ def formula_markdown(text: str) -> str:
     formulas = [piece for kind, piece in pieces if kind]
     if len(formulas) == 1 and not any(piece.strip() for kind, piece in pieces if not kind):
         return display(formulas[0])
-    return text_markdown(text) if formulas or not _LATEX.search(text) else display(text)
+    if formulas or not _LATEX.search(text):
+        return text_markdown(text)
+    return display(_LONE_DELIMITER.sub("", text))
 
 
 def display(formula: str) -> str:
@@ -85,6 +95,16 @@ def display(formula: str) -> str:
         # Line by line, or what is escaped at the end of one would be the next line's beginning.
         return "\n".join(["$$", *(_clean(line, is_last=False) for line in lines[:-1]), _clean(lines[-1]), "$$"])
     return f"$${body}$$"
+
+
+def _apart(text: str) -> list[tuple[str, str]]:
+    """The pieces of a text, with a space between two formulas: the dollars between them would be those of a display."""
+    pieces: list[tuple[str, str]] = []
+    for kind, piece in split_formulas(text):
+        if kind and pieces and pieces[-1][0]:
+            pieces.append(("", " "))
+        pieces.append((kind, piece))
+    return pieces
 
 
 def _formula(piece: str, *, is_html: bool = False) -> str:
@@ -112,6 +132,8 @@ def _escaped(found: re.Match[str]) -> str:
         return sign
     if sign[0] == "`":
         return "\\`" * len(sign)
+    if sign[0] == "*":
+        return "\\*" * len(sign)
     return f"{sign[:-1]}\\{sign[-1]}" if len(sign) > 1 else f"\\{sign}"
 
 
@@ -161,7 +183,7 @@ def _split_code(text: str) -> Iterator[tuple[bool, str]]:
 
 def _paragraphs(text: str) -> list[str]:
     """The paragraphs of a text without code; formulas that stand on their own lines are some."""
-    pieces = split_formulas(text)
+    pieces = _apart(text)
     parts: list[str] = []
     line: list[str] = []
     is_alone = True

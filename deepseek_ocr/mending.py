@@ -1,7 +1,8 @@
 """Known artefacts of the model's text -> the text a page has.  Pure, linear, never raises.
 
 Mended are: HTML other than tables (`<center>`, `<br>`, `<sup>` ...), entities, the space behind a hyphen within a word,
-list items run together.  What comes out is Markdown in which "<" and "&" are only what they look like.
+list items run together, formulas in dollars.  What comes out is Markdown in which "<" and "&" are only what they look
+like, and formulas have one notation.  Code stays.
 
 Residual risk: a dash written as "word- Word" within a list item is taken for the beginning of the next one.
 """
@@ -30,20 +31,34 @@ _PLAIN, _SUPER, _SUB = "0123456789+-=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼
 _LETTERS: Final = {"sup": str.maketrans(_PLAIN, _SUPER), "sub": str.maketrans(_PLAIN, _SUB)}
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
+#: Code between fences.
+FENCED: Final = re.compile(r"(^[ \t]*+```[^`\n]*+\n(?:(?![ \t]*+```).*+\n)*+[ \t]*+```[ \t]*+$)", re.MULTILINE)
+#: The same, or code in a line.
+_CODE = re.compile(rf"({FENCED.pattern[1:-1]}|(?<!`)`[^`\n]++`(?!`))", re.MULTILINE)
+#: Formulas as other models write them, and this one seldom, or what looks like one.
+_DOLLARS = re.compile(r"(?<![\\$])(\$\$)([^$]++)\$\$(?!\$)|(?<![\\$\w])\$(?=\S)([^$\n]++)(?<=[^\s\\])\$(?![\w$])")
+#: What a formula has, and what stands between two sums of money has not.
+_LATEX = re.compile(r"[\\^_=]")
+
 #: What stands behind a hyphen for a word left out: "pre- and post-", "Vor- und Nachteile".
 _JOINING: Final = frozenset(
     {
         "and", "or", "nor", "but", "versus", "vs", "und", "oder", "bzw", "bis", "sowie", "noch",
-        "beziehungsweise", "als", "et", "ou", "à", "y", "o", "e", "u", "i", "en", "of", "och", "og", "eller",
-        "ja", "tai", "и", "или", "až", "nebo", "lub", "oraz", "și", "sau", "ve", "veya",
+        "beziehungsweise", "als", "wie", "resp", "et", "ou", "à", "y", "o", "e", "u", "i", "en", "of", "och", "og",
+        "eller", "ja", "tai", "sekä", "и", "или", "a", "až", "nebo", "lub", "oraz", "și", "sau", "ve", "veya", "és",
+        "vagy", "ili", "ali", "to", "through",
     }
 )  # fmt: skip
 #: The next item within one: "... financial offers- Shortly after, ..." (DeepSeek-OCR issue 200).
 _GLUED = re.compile(r"(?<=[^\W\d_])(?<=[\w.;,:!?)])(?: ?)- (?=[A-ZÄÖÜÀ-ÞА-Я])|(?<=[.;,:!?)]) ?- (?=[A-ZÄÖÜÀ-ÞА-Я])")
+#: Such items behind something else than one: "Caution:- Keep it dry.- Avoid heat." (raw output 0035).
+_GLUED_ALONE = re.compile(r"(?<=[^\W\d_][.;:!?)])- (?=[A-ZÄÖÜÀ-ÞА-Я])")
 _WORD_BEFORE = re.compile(r"([^\s-]+)\Z")
 _ITEM = re.compile(r"\s*-[ \t]+\S")
 #: An item has more words than that: "a Hesse- Matrix" is none.
 _MIN_ITEM_WORDS = 3
+#: Once, it may be a dash.
+_MIN_GLUED_ALONE: Final = 2
 #: Characters of a word, and of the end of an item, that are looked at.
 _LONGEST_WORD, _MAX_LOOK = 60, 300
 
@@ -82,16 +97,36 @@ def join_formulas(pieces: list[tuple[str, str]]) -> str:
 
 
 def mend(text: str) -> str:
-    """A text of the model without its artefacts; formulas keep all but their entities."""
-    text = raised(text)
-    pieces = split_formulas(text)
+    """A text of the model without its artefacts; formulas keep all but their entities, code all but its place."""
+    parts = _CODE.split(text)
+    parts[::2] = (_mend_text(part) for part in parts[::2])
+    return "".join(parts).strip()
+
+
+def _mend_text(text: str) -> str:
+    pieces = split_formulas(with_one_notation(raised(text)))
     mended = [(kind, mend_entities(piece) if kind else _mend_words(piece)) for kind, piece in pieces]
-    return split_items(join_formulas(mended)).strip()
+    return split_items(join_formulas(mended))
+
+
+def with_one_notation(text: str) -> str:
+    r"""The text with formulas in dollars as `\(..\)` and `\[..\]`; what is money stays."""
+    if "$" not in text:
+        return text
+    pieces = split_formulas(text)
+    return join_formulas([(kind, piece if kind else _DOLLARS.sub(_undollared, piece)) for kind, piece in pieces])
+
+
+def _undollared(found: re.Match[str]) -> str:
+    formula = found[2] or found[3]
+    if not _LATEX.search(formula):
+        return found[0]
+    return f"\\[{formula}\\]" if found[1] else f"\\({formula}\\)"
 
 
 def mend_table(text: str) -> str:
     """A table's HTML without the artefacts in its cells; entities stay."""
-    text = _INLINE_TAG.sub(" ", raised(text))
+    text = with_one_notation(_INLINE_TAG.sub(" ", raised(text)))
     return join_formulas([(kind, piece if kind else mend_hyphens(piece)) for kind, piece in split_formulas(text)])
 
 
@@ -133,8 +168,10 @@ def mend_hyphens(text: str) -> str:
         return text
     parts = text.split("- ")
     mended = [parts[0]]
-    for before, after in pairwise(parts):
-        mended += ["-" if _is_one_word(before[-_LONGEST_WORD:], after[:_LONGEST_WORD]) else "- ", after]
+    for number, (before, after) in enumerate(pairwise(parts), 2):
+        # "state- of- the- art" is one word, "pre- or post-war" is not: what follows a short word tells.
+        following = after[:_LONGEST_WORD] + "-" * (number < len(parts) and len(after) < _LONGEST_WORD)
+        mended += ["-" if _is_one_word(before[-_LONGEST_WORD:], following) else "- ", after]
     return "".join(mended)
 
 
@@ -143,7 +180,7 @@ def _is_one_word(before: str, after: str) -> bool:
     if not before[-1:].isalnum() or not after[:1].isalnum():
         return False
     left = re.search(r"\S+\Z", before)
-    right = re.match(r"\w+", after)
+    right = re.match(r"\w+-?", after)
     if not left or not right or right[0].lower() in _JOINING:
         return False
     if any(mark in left[0] for mark in ("/", "@", "www.")):
@@ -156,7 +193,12 @@ def split_items(text: str) -> str:
     """A list of which items were run together, one item on each line; other texts stay."""
     lines = []
     for line in text.split("\n"):
-        lines += _split_line(line) if _ITEM.match(line) else [line]
+        if _ITEM.match(line):
+            lines += _split_line(line)
+        elif len(items := _GLUED_ALONE.split(line)) > _MIN_GLUED_ALONE:
+            lines += [items[0], *(f"- {item}" for item in items[1:])]
+        else:
+            lines.append(line)
     return "\n".join(lines)
 
 

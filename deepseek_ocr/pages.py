@@ -136,12 +136,17 @@ def _turned(page: PageImage, view: View) -> PageImage:
     if not view.turn:
         return page
     size = (page.width, page.height) if view.turn == 180 else (page.height, page.width)  # noqa: PLR2004 - degrees
-    pixels = None
-    if page.pixels is not None:
-        import numpy as np  # noqa: PLC0415 - 0.1 s, in workers only
+    page = replace(page, width=size[0], height=size[1])
+    if page.pixels is None:
+        return page
+    import numpy as np  # noqa: PLC0415 - 0.1 s, in workers only
+    from PIL import Image  # noqa: PLC0415 - the same
 
-        pixels = np.ascontiguousarray(np.rot90(page.pixels, -view.turn // 90))
-    return replace(page, width=size[0], height=size[1], pixels=pixels)
+    from deepseek_ocr.ink import look  # noqa: PLC0415 - the same
+
+    pixels = np.ascontiguousarray(np.rot90(page.pixels, -view.turn // 90))
+    ink = look(Image.fromarray(pixels))  # lines of text run another way now
+    return replace(page, pixels=pixels, ink_grid=ink.grid, sideways=ink.sideways)
 
 
 def _as_needed(page: PageImage, needs: Needs, mode: Mode | None) -> PageImage:

@@ -23,7 +23,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import Corrupt, DocumentError, PageError, TooManyPages, TooManyPixels
-from deepseek_ocr.ink import GRID_CELLS, ink_share
+from deepseek_ocr.ink import GRID_CELLS, look
 from deepseek_ocr.sizes import image_size
 from deepseek_ocr.view import WHOLE
 
@@ -132,7 +132,8 @@ class OpenImage:
             message = f"the picture cannot be decoded: {_explain(error)}"
             raise (Corrupt(message) if self.page_count == 1 else PageError(message)) from error
         rgb = np.array(upright) if pixels else None
-        return PageImage(page_index, width, height, "px", rgb, ink_share(upright))
+        ink = look(upright)
+        return PageImage(page_index, width, height, "px", rgb, ink.share, ink_grid=ink.grid, sideways=ink.sideways)
 
 
 def raise_if_environment(error: BaseException) -> None:

@@ -28,7 +28,7 @@ from PIL import Image
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import Corrupt, Encrypted, NoPages, PageError, TooManyPages
 from deepseek_ocr.grids import MAX_RULES
-from deepseek_ocr.ink import GRID_CELLS, ink_share
+from deepseek_ocr.ink import GRID_CELLS, Ink, look
 from deepseek_ocr.layout import Line, regions_from_lines
 from deepseek_ocr.sizes import MIN_LONG_SIDE_PX, POINTS_PER_INCH, image_size
 from deepseek_ocr.view import WHOLE
@@ -138,7 +138,7 @@ class OpenPdf:
         pymupdf = mupdf()
         rendered = True
         try:
-            if _is_missing(self._document, page_index):
+            if is_missing(self._document, page_index):
                 raise PageError("the page is missing from the file, which is cut off or damaged")
             page = self._document.load_page(page_index)
             pymupdf.TOOLS.reset_mupdf_warnings()  # what MuPDF says from here on is about this page
@@ -148,21 +148,24 @@ class OpenPdf:
             rgb: NDArray[np.uint8] | None = None
             if pixels:
                 rgb = _render(page, part, _size(page, part, view.side_px, dpi, max_page_px))
-                ink = ink_share(Image.fromarray(rgb))
+                ink = look(Image.fromarray(rgb))
             elif text_layer:
-                ink = _text_share(text_layer)
+                ink = Ink(_text_share(text_layer), None, sideways=False)
                 rendered = False
             else:
                 # Without text one question is left: is the page blank?  The grid of the ink answers it.
                 scale = GRID_CELLS / max(width, height)
                 size = image_size(width, height, scale=scale, max_page_px=max_page_px)
-                ink = ink_share(Image.fromarray(_render(page, part, size)))
+                ink = look(Image.fromarray(_render(page, part, size)))
             messages = pymupdf.TOOLS.mupdf_warnings()
-            if view == WHOLE and not ink and not text_layer and _has_content(self._document, page):
+            if view == WHOLE and not ink.share and not text_layer and _has_content(self._document, page):
                 trouble = _those(TROUBLE, messages)
                 if trouble:
                     raise PageError(f"the page is damaged and nothing of it can be seen: {trouble}")
-            return PageImage(page_index, width, height, "pt", rgb, ink, text_layer, damage=_those(LOSS, messages))
+            return PageImage(
+                page_index, width, height, "pt", rgb, ink.share, text_layer, damage=_those(LOSS, messages),
+                ink_grid=ink.grid, sideways=ink.sideways,
+            )  # fmt: skip
         finally:
             # PyMuPDF collects warnings without bound.
             pymupdf.TOOLS.reset_mupdf_warnings()
@@ -199,7 +202,7 @@ def _count_pages(document: Any, max_pages: int) -> int:
     try:
         count = int(document.page_count)
         looked_at = range(min(count, max_pages))
-        lost = document.is_repaired and all(_is_missing(document, index) for index in looked_at)
+        lost = document.is_repaired and all(is_missing(document, index) for index in looked_at)
     except (MemoryError, OSError):
         raise
     except Exception as error:
@@ -213,7 +216,7 @@ def _count_pages(document: Any, max_pages: int) -> int:
     return count
 
 
-def _is_missing(document: Any, page_index: int) -> bool:
+def is_missing(document: Any, page_index: int) -> bool:
     """Whether the list of pages names an object that the file does not hold, as its end is cut off.
 
     MuPDF shows such a page as an empty one of US letter size, which would pass for a blank page.

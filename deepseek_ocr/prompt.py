@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from deepseek_ocr.guard import PUBLISHED, Guard
+
 #: Where the picture stands in a prompt; each prompt has it exactly once, first.
 IMAGE_TOKEN: Final = "<image>"
 #: Before a prompt that wants boxes.
@@ -75,6 +77,8 @@ class Options:
     mode: Mode | None = None
     #: Tokens of the answer at most; 0 = as many as the context holds.
     max_tokens: int = 0
+    #: Against repetition, where the engine has one.
+    guard: Guard = PUBLISHED
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what cannot be asked; the message says what is wrong."""

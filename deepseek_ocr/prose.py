@@ -1,8 +1,9 @@
 """The text of a document -> its sentences, as a summary or a search would use them.  Pure; linear time; never raises.
 
-Takes plain text or Markdown, from any engine: tables, formulas, code, page marks, contents and page numbers are left
-out, marks of emphasis and links are taken off, lines are joined and words broken at a line end mended.  A heading
-without a full stop ends where its line does.  What a model repeats when it loops is kept once.
+Takes plain text or Markdown, from any engine: tables, formulas, code, page marks, contents, page numbers, addresses and
+quotations (what a second look says of a figure is written as one) are left out, marks of emphasis and links are taken
+off, lines are joined and words broken at a line end mended.  A heading without a full stop ends where its line does,
+and so does a caption.  What a model repeats when it loops is kept once.
 
 Left to others: which language it is, what the sentences are worth.  Residual risks: a running head between the halves
 of a sentence splits it; "etc. The" stays one sentence; a heading in capitals that runs on as body text is one with it.
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 MAX_CHARS: Final = 4_000_000
 #: Characters of a sentence; what has no end within them (a list, a table that lost its lines) is cut.
 MAX_SENTENCE_CHARS: Final = 1000
-#: Where something stood that has no words: a formula.  Unicode's own character for that.
+#: Where something stood that has no words: a formula, an address.  Unicode's own character for that.
 OBJECT: Final = "\ufffc"
 
 #: Share of letters among what is neither space nor punctuation, below which a line is figures or noise, not language.
@@ -50,7 +51,7 @@ _PUNCTUATION = re.compile(r"[\s.,;:!?…'\"()“”„«»‘’–—。、！�
 _BROKEN_WORD = re.compile(rf"[^\W\d_][{HYPHENS}][ \t]*\n")
 _ENTITY = re.compile(r"&#?\w{1,10};")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff]")
-_IMAGE = re.compile(r"!\[[^\[\]\n]{0,1000}\]\([^()\s]{0,1000}\)")
+_IMAGE = re.compile(r"!\[(?:[^\[\]\\\n]|\\.){0,2000}+\]\([^()\s]{0,1000}\)")
 _LINK = re.compile(r"(?<!\\)\[([^\[\]\n]{1,300})\]\([^()\s]{1,1000}\)")
 _TORN_TABLE = re.compile(r"<(?:table|t[drh])\b[^\n]*")
 _TAG = re.compile(r"</?[a-zA-Z|][^<>\n]{0,300}>")
@@ -58,6 +59,11 @@ _TAG = re.compile(r"</?[a-zA-Z|][^<>\n]{0,300}>")
 _DOLLARS = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$\n]{0,300}[^\s$\\])\$(?![\d$])")
 _EMPHASIS = re.compile(r"(?<![\w\\])[*_]{1,3}(?=\S)|(?<=[^\s\\])[*_]{1,3}(?!\w)|`{1,3}")
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_ADDRESS = re.compile(
+    r"(?:https?://|www\.)[^\s<>]{2,2000}[^\s<>.,;:!?)\]]|[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}", re.IGNORECASE
+)
+#: As `markdown.py` writes them.
+_CAPTION = re.compile(r"\*[^*\s][^*]*\*")
 _HEADING = re.compile(r"#{1,6}\s+")
 _BULLET = re.compile(r"[-*+•◦▪‣·●○■□–—]\s+")  # noqa: RUF001 - what stands on paper
 _NUMBERED = re.compile(r"\(?(?:\d{1,3}[.)]|[a-z]\))\s+")
@@ -117,7 +123,7 @@ def _plain(text: str) -> str:
         text = _without(text, opening, closing, OBJECT, _is_formula)
     text = _DOLLARS.sub(OBJECT, text)
     text = _TORN_TABLE.sub("\n", text)
-    return _TAG.sub("", _LINK.sub(r"\1", _IMAGE.sub("", text)))
+    return _ADDRESS.sub(OBJECT, _TAG.sub("", _LINK.sub(r"\1", _IMAGE.sub("", text))))
 
 
 def _without(text: str, opening: str, closing: str, by: str, wanted: Callable[[str], bool] = bool) -> str:
@@ -163,24 +169,25 @@ def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _blocks(text: str) -> Iterator[tuple[list[str], bool]]:
-    """Lines that belong together, marks taken off, and whether they are a heading; never an empty line."""
+    """Lines that belong together, marks taken off, and whether they are a heading or caption; never an empty line."""
     lines: list[str] = []
     for raw in text.split("\n"):
-        line = raw.strip().lstrip("> ")
-        if not line:
+        line = raw.strip()
+        if not line or line.startswith(">"):
             yield from _divided(lines)
             lines = []
             continue
+        caption = _CAPTION.fullmatch(line)
         heading = _HEADING.match(line)
         marker = _BULLET.match(line)
         if not marker and (not lines or _TERMINAL.search(lines[-1])):  # else it is a number in a sentence
             marker = _NUMBERED.match(line)
         table = (line.startswith("|") and line.count("|") > 1) or _LEADERS.search(line)
-        if heading or marker or table:
+        if heading or caption or marker or table:
             yield from _divided(lines)
             lines = []
-        if heading:
-            title = _bare(line[heading.end() :].rstrip("# "))
+        if heading or caption:
+            title = _bare(line[heading.end() :].rstrip("# ") if heading else line)
             if title:
                 yield [title], True
         elif not table:
@@ -248,7 +255,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
 def _is_abbreviated(text: str) -> bool:
     """Whether a full stop after this text belongs to its last word."""
     word = text[-_LAST_WORD:].rpartition(" ")[2].lstrip(_OPENING)
-    if len(word) == 1 or (word.isdecimal() and len(word) <= _SHORT):  # initials, ordinals
+    if (len(word) == 1 and word != OBJECT) or (word.isdecimal() and len(word) <= _SHORT):  # initials, ordinals
         return True
     dotted = "." in word and all(len(part) <= _SHORT for part in word.split("."))
     return dotted or word.casefold() in _ABBREVIATIONS

@@ -10,29 +10,30 @@ import asyncio
 import errno
 import os
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from deepseek_ocr.blocks import blocks_of
+from deepseek_ocr.attempt import EVERYTHING, page_from, reading_of, recognize, text_layer_completion
 from deepseek_ocr.completion import Completion
-from deepseek_ocr.document import Flag, Page, Provenance
+from deepseek_ocr.document import Flag, Page
 from deepseek_ocr.errors import Corrupt, EngineStartError, PageError, WorkerDied, WorkerTimeout
+from deepseek_ocr.figures import TASKS as SECOND_PASS
+from deepseek_ocr.figures import look_closer
 from deepseek_ocr.pages import Limits, initialize_worker, inspect, load_page
 from deepseek_ocr.processes import ProcessPool
-from deepseek_ocr.prompt import Options
-from deepseek_ocr.quality import mean_confidence, problem_with
+from deepseek_ocr.recovery import Judges, recover
+from deepseek_ocr.view import WHOLE, View
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from deepseek_ocr.completion import Engine, EngineInfo, Needs, PageImage
     from deepseek_ocr.pages import DocumentInfo
-    from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.prompt import Mode, Options
 
 T = TypeVar("T")
 
-#: Unless asked for something else: the whole page, as the engine does it best.
-EVERYTHING = Options()
 #: Rendering one page must not take longer; sound pages take a hundredth of it.  With the next three it is less than
 #: 60 s, after which a page that cannot be loaded is given up at the latest.
 PAGE_LOAD_TIMEOUT_S = 25.0
@@ -62,6 +63,9 @@ class Reader:
             initializer=initialize_worker,
             max_calls=RENDER_MAX_CALLS,
         )
+        self._judges = Judges()
+        #: Looks of the second pass at once, over all pages: each has a picture in memory.
+        self._looks = asyncio.Semaphore(engine.info.capacity)
 
     def with_engine(self, engine: Engine) -> Reader:
         """A reader that shares the processes; entered and left with this one, never by itself."""
@@ -124,11 +128,12 @@ class Reader:
     ) -> Page:
         """Read one page, whatever it takes; raises only what concerns the document, its file system or the engine.
 
-        `on_text` gets the raw text so far whenever there is more of it, where the engine can say.
+        `on_text` gets the raw text so far whenever there is more of it, where the engine can say; it begins anew with
+        each further try.
         """
         info = self.engine.info
         try:
-            image = await self._load(path, page_index, info.needs, options.mode or info.mode)
+            image = await self._seen(path, page_index, WHOLE, options)
         except PageError as error:
             if isinstance(error, WorkerTimeout):
                 await self._probe(path)
@@ -136,30 +141,69 @@ class Reader:
                 return _unreadable(page_index, str(error))
             return await self._without_picture(path, page_index, options, str(error))
         if image.ink == 0 and not image.text_layer and not image.damage:
-            return page_from(
-                image, Completion("", "stop", 0.0), source=info.name, blank=True, options=options, info=info
-            )
+            nothing = Completion("", "stop", 0.0)
+            return page_from(image, nothing, source=info.name, blank=True, options=options, info=info)
         try:
             completion = await self._recognize(image, options, on_text)
         except PageError as error:
             return _from_text_layer(image, str(error), options, info)
-        problem = problem_with(image, completion)
-        if problem and not completion.text.strip() and image.text_layer:
-            return _from_text_layer(image, problem, options, info)
-        return page_from(image, completion, source=info.name, problem=problem, options=options, info=info)
 
-    async def _load(self, path: Path, page_index: int, needs: Needs, mode: Mode | None) -> PageImage:
+        async def ask(view: View, options: Options) -> tuple[PageImage, Completion]:
+            seen = image if view == WHOLE else await self._seen(path, page_index, view, options)
+            return seen, await self._recognize(seen, options, on_text)
+
+        first = await self._judges.run(reading_of, image, completion, options)
+        return await recover(image, first, info=info, options=options, ask=ask, judges=self._judges)
+
+    async def look(self, path: Path, page_index: int, view: View, options: Options) -> Completion:
+        """What the engine says of a part of a page, once, unjudged; raises as `Engine.recognize` does."""
+        return await self._recognize(await self._seen(path, page_index, view, options), options, None)
+
+    async def look_closer(self, path: Path, page: Page, options: Options = EVERYTHING) -> Page:
+        """The page with what a second look at its figures and broken tables found; raises as `read_page` does.
+
+        Where the engine cannot be asked about figures, the page as it is.
+        """
+        info = self.engine.info
+        if not info.tasks >= SECOND_PASS:
+            return page
+
+        async def ask(view: View, asked: Options) -> Completion:
+            asked = replace(asked, mode=options.mode)
+            async with self._looks:
+                try:
+                    image = await self._load(path, page.page_number - 1, info.needs, asked.mode or info.mode, view)
+                except WorkerTimeout:
+                    await self._probe(path)
+                    raise
+                return await self._recognize(image, asked, None)
+
+        return await look_closer(page, ask)
+
+    async def picture(self, path: Path, page_index: int, view: View = WHOLE) -> bytes:
+        """A PNG of a page, or of a part of it; raises `PageError`, also where nothing is to be seen there."""
+        image = await self._load(path, page_index, "png", None, view)
+        if not image.png:
+            raise PageError("there is nothing to be seen")
+        return image.png
+
+    async def _seen(self, path: Path, page_index: int, view: View, options: Options) -> PageImage:
+        """A part of a page as the engine wants it."""
+        info = self.engine.info
+        return await self._load(path, page_index, info.needs, options.mode or info.mode, view)
+
+    async def _load(
+        self, path: Path, page_index: int, needs: Needs, mode: Mode | None, view: View = WHOLE
+    ) -> PageImage:
         return await _twice(
             lambda again: self._pool.run_within(
                 PAGE_LOAD_AGAIN_TIMEOUT_S if again else PAGE_LOAD_TIMEOUT_S,
-                load_page, path, page_index, needs=needs, mode=mode, limits=self.limits,
+                load_page, path, page_index, needs=needs, mode=mode, limits=self.limits, view=view,
             )
         )  # fmt: skip
 
     async def _recognize(self, image: PageImage, options: Options, on_text: Callable[[str], None] | None) -> Completion:
-        if image.ink == 0 and self.engine.info.needs != "nothing":
-            return Completion("", "stop", 0.0)  # what a model reads where nothing can be seen is made up
-        return await _twice(lambda _: self.engine.recognize(image, options, on_text))
+        return await _twice(lambda _: recognize(self.engine, image, options, on_text))
 
     async def _without_picture(self, path: Path, page_index: int, options: Options, problem: str) -> Page:
         """The page cannot be rendered: its text layer may still be readable, in a process of its own again."""
@@ -182,13 +226,25 @@ def read_ends(path: Path) -> int:
 
 
 async def read(
-    path: str | Path, engine: Engine, options: Options = EVERYTHING, *, limits: Limits | None = None
+    path: str | Path, engine: Engine | None = None, options: Options = EVERYTHING, *, limits: Limits | None = None
 ) -> AsyncIterator[Page]:
     """The pages of one document in order, as they come; raises `DocumentError` and `EngineError`.
 
-    For a program that reads a single document; to read many, enter one `Reader` and keep it.
+    `engine` is one that was not started, such as `deepseek_ocr.engine.vllm.VllmEngine("deepseek-ai/DeepSeek-OCR")`;
+    without one this machine's processor reads.  It is stopped after the last page, or when the caller leaves: to read
+    many documents, enter one `Reader` and keep it.
+
+    In a notebook::
+
+        from deepseek_ocr import read
+        async for page in read("letter.pdf"):
+            print(page.page_number, [block.text for block in page.blocks])
     """
     path = Path(path)
+    if engine is None:
+        from deepseek_ocr.engine.cpu import CpuEngine  # noqa: PLC0415 - each engine loads its own libraries
+
+        engine = CpuEngine()
     async with Reader(engine, limits=limits) as reader:
         info = await reader.inspect(path)
         ahead: deque[asyncio.Task[Page]] = deque()
@@ -231,45 +287,7 @@ def _from_text_layer(image: PageImage, problem: str, options: Options, info: Eng
     """What the file itself says, where nothing better can be had; marked as such."""
     regions = image.text_layer
     note = f"{problem}; the text is the file's own" if regions else problem
-    completion = Completion("\n\n".join(region.text for region in regions), "stop", 0.0, regions)
     source = "textlayer" if regions else "none"
-    page = page_from(image, completion, source=source, problem=note, options=options, info=info)
+    page = page_from(image, text_layer_completion(regions), source=source, problem=note, options=options, info=info)
     blocks = tuple(block.model_copy(update={"flags": (*block.flags, Flag.FALLBACK)}) for block in page.blocks)
     return page.model_copy(update={"blocks": blocks})
-
-
-def page_from(
-    image: PageImage, completion: Completion, *, source: str, problem: str | None = None, blank: bool = False,
-    options: Options = EVERYTHING, info: EngineInfo | None = None,
-) -> Page:  # fmt: skip
-    """What is known of a page, in the document model; a damaged one is never without a problem.
-
-    `info` is of the engine that was asked, whoever the text comes from.
-    """
-    blocks, oddities = blocks_of(image, completion, options.task)
-    confidence = mean_confidence(completion)
-    return Page(
-        page_number=image.page_index + 1,
-        width=image.width,
-        height=image.height,
-        unit=image.unit,
-        blocks=blocks,
-        blank=blank,
-        problem=problem or image.damage or None,
-        source=source,
-        confidence=None if confidence is None else round(confidence, 4),
-        seconds=round(completion.seconds, 3),
-        provenance=info and _provenance(completion, options, info),
-        oddities=oddities,
-    )
-
-
-def _provenance(completion: Completion, options: Options, info: EngineInfo) -> Provenance:
-    return Provenance(
-        engine=info.name,
-        model=info.model,
-        mode=info.mode and (options.mode or info.mode),
-        finish_reason=completion.finish_reason,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-    )

@@ -113,8 +113,10 @@ def read_image(detection: Path, recognition: Path, image: Image, budget_s: float
     work, rim = _workable(image)
     quads, complete = find_lines(ocr.text_det, work, deadline=started + DETECTION_SHARE * budget_s)
     page = _Page(work.shape[1], work.shape[0], rim, _slope(quads))
-    rules = _rules(work, page, quads)
-    upright = sorted((rule for rule in rules if not rule.is_level), key=lambda rule: rule.at)
+    line_px = _usual_height(quads)
+    stretches = _rules(work, page, line_px) if quads else []
+    # Not joined: the stems of large letters in lines one above the other would make a rule.
+    upright = sorted((rule for rule in stretches if not rule.is_level), key=_at)
     lines: list[Line] = []
     letterings: list[Lettering] = []
     unreadable: list[Region] = []
@@ -132,7 +134,7 @@ def read_image(detection: Path, recognition: Path, image: Image, budget_s: float
             elif _length(part, 1) >= SURE_LINE_RATIO * _length(part, 3):
                 unreadable.append(Region("unreadable", "", page.level_box(part), 0.0))
     lines = [_typed(line, type_, page) for line, type_ in zip(lines, types_of(letterings), strict=True)]
-    drawn = [page.rule_box(rule) for rule in rules]
+    drawn = [page.rule_box(rule) for rule in joined_rules(stretches, line_px)]
     regions = (*regions_from_lines(lines, aspect=page.aspect, rules=drawn), *unreadable)
     return Reading(tuple(replace(region, box=page.true_box(region.box)) for region in regions), complete)
 
@@ -219,15 +221,17 @@ def _typed(line: Line, type_: Type | None, page: _Page) -> Line:
     return replace(line, size=type_.size / (page.height - 2 * page.rim), is_measured=True, bold=type_.bold)
 
 
-def _rules(work: Image, page: _Page, quads: list[Quad]) -> list[Rule]:
-    """The rules of the page put straight, in its pixels."""
-    if not quads:
-        return []
-    line_px = statistics.median(min(_length(quad, 1), _length(quad, 3)) for quad in quads)
+def _usual_height(quads: list[Quad]) -> float:
+    """Of a line of text, in pixels; 0 where there is none."""
+    return statistics.median(min(_length(quad, 1), _length(quad, 3)) for quad in quads) if quads else 0.0
+
+
+def _rules(work: Image, page: _Page, line_px: float) -> list[Rule]:
+    """The stretches of rules of the page put straight, in its pixels."""
     grey = cv2.cvtColor(work, cv2.COLOR_BGR2GRAY)
     if page.slope:
         grey = cv2.warpAffine(grey, page.turn, (page.width, page.height), borderMode=cv2.BORDER_REPLICATE)
-    return joined_rules(find_rules(np.asarray(grey, np.uint8), line_px), line_px)
+    return find_rules(np.asarray(grey, np.uint8), line_px)
 
 
 def _crossings(level: Any, upright: list[Rule]) -> list[float]:

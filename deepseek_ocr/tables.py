@@ -219,14 +219,17 @@ def _end_of_pipes(lines: list[str], at: int) -> int:
 
 
 def pipes_to_html(text: str) -> str:
-    """The text with each pipe table in it as HTML."""
+    """The text with each pipe table in it as HTML, entities in cells resolved."""
     lines = text.split("\n")
     parts: list[str] = []
     at = 0
     while at < len(lines):
         if end := _end_of_pipes(lines, at):
             head, _, *body = (_split_row(line) for line in lines[at:end])
-            rows = [[Cell(cell.replace(r"\|", "|"), is_head=row is head) for cell in row] for row in (head, *body)]
+            rows = [
+                [Cell(html.unescape(cell.replace(r"\|", "|")), is_head=row is head) for cell in row]
+                for row in (head, *body)
+            ]
             parts.append(to_html(Table(rows, is_closed=True)))
             at = end
         else:

@@ -1,4 +1,4 @@
-"""Paragraphs of a page -> which of them are headings, by size, weight and standing alone.  Pure.
+"""Paragraphs of a page -> which of them are headings, by size, weight and standing alone, and tables' captions.  Pure.
 
 Left to others: the levels of headings over the document (`headings.py`).
 Residual risks: headings of the body's size and weight stay text.
@@ -26,12 +26,19 @@ MAX_ALONE_LETTERS = 80
 MIN_PROSE_ROWS = 2
 #: Letters in a heading at most; anything longer is large prose.
 MAX_HEADING_LETTERS = 200
+#: Rows of the caption of a table at most.
+MAX_CAPTION_ROWS = 4
 
+#: With its number, after which a sentence would go on with a small letter.
+_CAPTION = re.compile(r"(?i:tab(?:le|elle|leau|la|ela|\.)?|таблица|表)\s*(?:[A-Z]?\.?\d+|[IVX]+\b)(?!\s+[a-z])")
 _NUMBER = re.compile(r"\W*(?:(?:\w{1,3}\.)*\w{1,3}|chapter \w+|kapitel \w+)\W*", re.IGNORECASE)
 
 
 def labels_of(paragraphs: list[list[Row]]) -> list[str]:
-    """`title` for the largest heading above the first paragraph, `sub_title` for the others, `table`, else `text`."""
+    """`title` for the largest heading above the first paragraph, `sub_title` for the others, `text` for other text.
+
+    Those that stand for tables are `table`, and what says so beside one is its `table_caption`.
+    """
     rows = [row for paragraph in paragraphs for row in paragraph]
     if not rows:
         return []
@@ -48,6 +55,10 @@ def labels_of(paragraphs: list[list[Row]]) -> list[str]:
         else "text"
         for paragraph in paragraphs
     ]
+    for n in range(len(labels)):
+        beside = labels[max(0, n - 1)], labels[min(n + 1, len(labels) - 1)]
+        if labels[n] != "table" and "table" in beside and _is_caption(paragraphs[n]):
+            labels[n] = "table_caption"
     before_body = itertools.takewhile(
         lambda n: labels[n] == "sub_title" or (labels[n] == "text" and len(paragraphs[n]) == 1), range(len(labels))
     )
@@ -55,6 +66,10 @@ def labels_of(paragraphs: list[list[Row]]) -> list[str]:
     if large:
         labels[max(large, key=lambda n: paragraphs[n][0].size)] = "title"
     return labels
+
+
+def _is_caption(paragraph: list[Row]) -> bool:
+    return len(paragraph) <= MAX_CAPTION_ROWS and bool(_CAPTION.match(paragraph[0].text))
 
 
 def _is_large(paragraph: list[Row], body: float) -> bool:
@@ -88,4 +103,5 @@ def _stands_alone(paragraph: list[Row], body: float) -> bool:
         and len(row.text) <= MAX_ALONE_LETTERS
         and sum(map(str.isalpha, row.text)) > len(row.text) / 2
         and row.text[-1] not in ".,;:!?"
+        and not BULLET.match(row.text)
     )

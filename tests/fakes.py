@@ -11,12 +11,12 @@ import os
 import socket
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health, Region
 from deepseek_ocr.document import Block, Page
 from deepseek_ocr.errors import Corrupt, EngineDeadError
-from deepseek_ocr.pages import DocumentInfo
+from deepseek_ocr.pages import DocumentInfo, Limits
 from deepseek_ocr.prompt import READING_TASKS
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Needs, PageImage
     from deepseek_ocr.prompt import Options
+    from deepseek_ocr.view import View
+
+T = TypeVar("T")
 
 # Documents and pages
 
@@ -63,6 +66,12 @@ class FakeReader:
         #: Documents, and pages by (words, page number), that are never finished.
         self.held: set[str] = set()
         self.held_pages: set[tuple[str, int]] = set()
+        #: Documents with a figure on every page, by words.
+        self.illustrated: set[str] = set()
+        #: (words, page number) of every second look that began, in order, and those that never end.
+        self.looked_closer: list[tuple[str, int]] = []
+        self.held_looks: set[tuple[str, int]] = set()
+        self.limits = Limits()
         #: While it is cleared every page waits.
         self.gate = asyncio.Event()
         self.gate.set()
@@ -94,7 +103,39 @@ class FakeReader:
                 raise self.faults[words, number].pop(0)
         finally:
             self.in_flight -= 1
-        return fake_page(number, f"{words} {number}", problem=self.problems.get((words, number)))
+        page = fake_page(number, f"{words} {number}", problem=self.problems.get((words, number)))
+        return _illustrated(page) if words in self.illustrated else page
+
+    async def look_closer(self, path: Path, page: Page, options: Options) -> Page:
+        """The page with a description of each figure."""
+        del options
+        key = _parse(path)[1], page.page_number
+        self.looked_closer.append(key)
+        if key in self.held_looks:
+            await asyncio.Event().wait()
+        blocks = (
+            block.model_copy(update={"description": "seen closer"}) if block.category == "figure" else block
+            for block in page.blocks
+        )
+        return page.model_copy(update={"blocks": tuple(blocks)})
+
+    async def picture(self, path: Path, page_index: int, view: View) -> bytes:
+        """A part of a page, as bytes that say which."""
+        return f"{path.name} {page_index} {view.box}".encode()
+
+
+def _illustrated(page: Page) -> Page:
+    """The page with a figure in its middle."""
+    figure = Block(
+        id=f"p{page.page_number}b2", category="figure", label="image", text="", box=(20, 30, 80, 70),
+        relative_box=(0.2, 0.3, 0.8, 0.7),
+    )  # fmt: skip
+    return page.model_copy(update={"blocks": (*page.blocks, figure)})
+
+
+async def run_here(function: Callable[..., T], /, *args: object) -> T:
+    """Where a test needs no process."""
+    return function(*args)
 
 
 def _parse(path: Path) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bench import accuracy, omnidocbench
 from bench.accuracy_pages import FONTS, HEIGHT, WIDTH, Picture, ground_truth, picture, sheets, write_folder
 from bench.accuracy_prose import SENTENCES
-from bench.accuracy_readers import Read, ours, plain_text, tesseract, tesseract_languages
+from bench.accuracy_readers import Read, ours, plain_text, say_problem, tesseract, tesseract_languages
 from bench.accuracy_scores import (
     Errors,
     assign,
@@ -459,6 +459,13 @@ async def test_our_reader_takes_files(tmp_path: Path, pages: list[Picture]) -> N
     (read,) = await ours([tmp_path / "images" / pages[0].name], FakeEngine())
     assert read.text
     assert read.seconds > 0
+
+
+def test_page_that_was_cut_off_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a time limit cut off is no figure of accuracy, and is said."""
+    say_problem(tmp_path / "a.png", fake_page(1, "one"))
+    say_problem(tmp_path / "b.png", fake_page(1, "one", problem="cut off"))
+    assert capsys.readouterr().out == "b.png was not read as it should: cut off\n"
 
 
 def test_tesseract_is_not_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

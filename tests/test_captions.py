@@ -43,6 +43,22 @@ PAGES: dict[str, tuple[list[tuple[str, str, Box | None]], dict[int, int]]] = {
         [("image", "", TOP), ("image_caption", "a", MIDDLE), ("image_caption", "b", (0.1, 0.45, 0.9, 0.48))],
         {2: 1, 3: 1},
     ),
+    "each above its own, and nearer to the one before": (
+        [("table_caption", "a", (0, 0, 1, 0.03)), ("table", "t", (0, 0.05, 1, 0.2)),
+         ("table_caption", "b", (0, 0.205, 1, 0.235)), ("table", "t", (0, 0.25, 1, 0.4)),
+         ("table_caption", "c", (0, 0.4, 1, 0.43)), ("table", "t", (0, 0.45, 1, 0.6))],
+        {1: 2, 3: 4, 5: 6},
+    ),
+    "each below its own, and nearer to the next": (
+        [("image", "", (0, 0, 1, 0.2)), ("image_caption", "a", (0, 0.22, 1, 0.24)),
+         ("image", "", (0, 0.24, 1, 0.4)), ("image_caption", "b", (0, 0.42, 1, 0.44))],
+        {2: 1, 4: 3},
+    ),
+    "a footnote makes no room": (
+        [("table_caption", "a", (0, 0, 1, 0.03)), ("table", "t", (0, 0.03, 1, 0.2)),
+         ("table_footnote", "b", (0, 0.2, 1, 0.22)), ("table", "t", (0, 0.4, 1, 0.6))],
+        {1: 2, 3: 2},
+    ),
     "a table's words on a picture's label": (
         [("table", "t", TOP), ("image_caption", "Table 2: x", MIDDLE)], {2: 1},
     ),

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from deepseek_ocr.chat import Answer, ChatError, Streamed, answer_of, error_message, events, request_body, retry_after_s
+from deepseek_ocr.guard import SHORT
 from deepseek_ocr.prompt import Options, Task
 from tests.openai_server import completion_reply, stream_reply
 
@@ -45,6 +46,12 @@ def test_a_request_has_the_published_parameters() -> None:
         "skip_special_tokens": False,
         "vllm_xargs": {"ngram_size": 30, "window_size": 90, "whitelist_token_ids": [128821, 128822]},
     }
+
+
+def test_a_page_may_be_asked_for_with_another_guard() -> None:
+    """As the recovery of a page that looped does."""
+    asked = body(Options(guard=SHORT))["vllm_xargs"]
+    assert asked == {"ngram_size": 20, "window_size": 50, "whitelist_token_ids": [128821, 128822]}
 
 
 def test_another_server_gets_only_what_the_protocol_knows() -> None:

@@ -15,14 +15,15 @@ import pytest
 from click.testing import CliRunner
 
 from daemon import samples
+from daemon.assembly import Assembler
 from daemon.cli import cli
-from daemon.oneshot import read_file
+from daemon.oneshot import Order, read_file
 from deepseek_ocr.errors import EngineDeadError
 from deepseek_ocr.prompt import Options
 from deepseek_ocr.reader import Reader
 from tests.conftest import wait_until
 from tests.documents import bars, jpeg, scanned_pdf, text_pdf
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, run_here
 from tests.service import REPOSITORY, Service, can_drop_override, command, environment
 
 if TYPE_CHECKING:
@@ -429,13 +430,18 @@ def test_ocr_reads_on_after_a_page_that_condemns_its_document(papers: Path) -> N
     assert not list(papers.glob("ocr-daemon-*"))
 
 
+def assembler(reader: Reader) -> Assembler:
+    """One without processes."""
+    return Assembler(reader.picture, run_here)
+
+
 async def test_an_engine_that_dies_ends_the_command(papers: Path) -> None:
     """It is no file's fault: it comes out by itself, not in a group, for exit code 69."""
     engine = FakeEngine()
     engine.answers[1] = [EngineDeadError("it died")]
     async with Reader(engine, workers=1) as reader:
         with pytest.raises(EngineDeadError):
-            await read_file(reader, papers / "letter.pdf", papers, Options(), overwrite=False, on_page=lambda *_: None)
+            await read_file(reader, assembler(reader), papers / "letter.pdf", Order(papers, Options()), lambda *_: None)
     assert not list(papers.glob("*.md"))  # noqa: ASYNC240 - nothing else runs any more
 
 
@@ -443,9 +449,8 @@ async def test_an_output_that_cannot_be_written_is_the_result(papers: Path) -> N
     """The file system of the output is named as what is at fault, and other files are read."""
     nowhere = papers / "nowhere"
     async with Reader(FakeEngine(), workers=1) as reader:
-        result = await read_file(
-            reader, papers / "letter.pdf", nowhere, Options(), overwrite=False, on_page=lambda *_: None
-        )
+        order = Order(nowhere, Options())
+        result = await read_file(reader, assembler(reader), papers / "letter.pdf", order, lambda *_: None)
     assert (result.status, result.reason) == ("failed", "unwritable_output")
     assert f"{nowhere}: No such file or directory" in result.detail
 

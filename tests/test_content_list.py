@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 
-from daemon.outputs import write_document
+from daemon.outputs import finish_document, write_document
 from deepseek_ocr.content_list import content_list_json, export_content_list
-from deepseek_ocr.document import Block, Document, DocumentHead
+from deepseek_ocr.document import Block, Document, DocumentHead, DocumentTail
 from tests.written_documents import DOCUMENTS, PATHS, TABLE, block, document, page, real_documents, text_of, words
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def written_file(folder: Path, written: Document) -> Path:
     """A document as the daemon writes it."""
     head = DocumentHead(**written.model_dump(include=set(DocumentHead.model_fields)))
     write_document(folder, "harbour~2.pdf", head, lambda: written.pages)
+    finish_document(folder, "harbour~2.pdf", DocumentTail())
     return folder / "harbour~2.pdf.json"
 
 

@@ -26,6 +26,7 @@ from deepseek_ocr.engine.cpu import CpuEngine
 from deepseek_ocr.errors import EngineStartError, WorkerDied, WorkerTimeout
 from deepseek_ocr.prompt import Options, Task
 from deepseek_ocr.scripts import LETTERS
+from deepseek_ocr.tables import parse_table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
 DETECTION, RECOGNITION = cpu._model_files(None)  # noqa: SLF001 - where the wheel has them
 LEFT = "Every boat carried two observers who wrote down depth and position at night."
 RIGHT = "Nobody expected that the old charts would turn out to be wrong by half a mile."
+
+
+TABLE = [
+    ["Harbour", "Depth", "Remarks"],
+    ["North pier", "4.5", "dry in spring"],
+    ["South pier", "13.25", "ferry"],
+    ["Old quay", "2.0", "closed"],
+]
 
 
 def page(image: Image, *, ink: float = 0.1) -> PageImage:
@@ -113,6 +122,42 @@ async def test_columns_are_read_one_after_the_other(engine: CpuEngine) -> None:
     assert all(region.confidence is not None and region.confidence > 0.9 for region in completion.regions)
     assert texts[0].box[2] < 0.5 < texts[2].box[0]
     assert completion.text.startswith("A Survey of Harbours\n\nAlpha.")
+
+
+def test_ruled_table_is_read_cell_by_cell() -> None:
+    """Cells so close that their text is one line are read apart, on a page that lies askew."""
+    with pymupdf.open() as document:
+        sheet = document.new_page(width=595, height=842)
+        sheet.insert_text((60, 80), "Depths of the harbour", fontname="hebo", fontsize=18)
+        for row, words in enumerate(TABLE):
+            for column, word in enumerate(words):
+                right = pymupdf.get_text_length(word, fontsize=11) if column == 1 else 93
+                sheet.insert_text((60 + 100 * column + 97 - right, 134 + 18 * row), word, fontsize=11)
+        for edge in range(5):
+            sheet.draw_line((60, 120 + 18 * edge), (360, 120 + 18 * edge), width=0.6)
+        for edge in range(4):
+            sheet.draw_line((60 + 100 * edge, 120), (60 + 100 * edge, 192), width=0.6)
+        for row in range(6):
+            sheet.insert_text((60, 230 + 16 * row), LEFT, fontsize=11)
+        pixmap = sheet.get_pixmap(dpi=144)
+    image = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.width, 3)
+    turn = cv2.getRotationMatrix2D((595, 842), 0.7, 1)
+    askew = np.asarray(cv2.warpAffine(image, turn, image.shape[1::-1], borderValue=(255, 255, 255)), np.uint8)
+    title, table, *texts = read(askew).regions
+    assert (title.label, title.text) == ("title", "Depths of the harbour")
+    assert [[cell.text for cell in row] for row in parse_table(table.text).rows] == TABLE
+    assert {region.label for region in texts} == {"text"}
+    assert table.confidence is not None
+
+
+def test_stems_of_large_letters_are_no_rules() -> None:
+    """A title in two lines over small print: its stems stand above each other and do not cut the lines."""
+    lines = "The Hill Title<br>The Hill Title"
+    title = f"<div style='font: bold 24px sans-serif; line-height: 0.95; text-align: center'>{lines}</div>"
+    body = f"<p style='font: 9px sans-serif'>{'small print of the usual height. ' * 60}</p>"
+    reading = read(rendered({(60, 60, 540, 130): title, (60, 140, 540, 700): body}))
+    words = " ".join(region.text for region in reading.regions[:2])
+    assert words.startswith("The Hill Title The Hill Title"), words
 
 
 def test_script_without_guard_is_told_so(tmp_path: Path) -> None:

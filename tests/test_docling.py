@@ -11,7 +11,7 @@ import pytest
 from docling_core.types.doc import BoundingBox, DoclingDocument
 from hypothesis import given, settings
 
-from daemon.outputs import write_document
+from daemon.outputs import finish_document, write_document
 from deepseek_ocr.docling import docling_json, export_docling
 from deepseek_ocr.docling_items import converted
 from deepseek_ocr.document import Block, Document, DocumentHead, DocumentTail
@@ -282,7 +282,8 @@ def test_a_written_document_is_exported(tmp_path: Path) -> None:
     """From the file that the daemon writes, under the name it gave; docling-core finds the pictures."""
     written = document(page(block(1, "text", "Ebb \u2028 日本"), block(2, "figure", image="a.png")), summary="Tides.")
     head = DocumentHead(**written.model_dump(include=set(DocumentHead.model_fields)))
-    write_document(tmp_path, "harbour~2.pdf", head, lambda: written.pages, DocumentTail(summary="Tides."))
+    write_document(tmp_path, "harbour~2.pdf", head, lambda: written.pages)
+    finish_document(tmp_path, "harbour~2.pdf", DocumentTail(summary="Tides."))
     export_docling(tmp_path / "harbour~2.pdf.json", tmp_path / "harbour~2.pdf.docling.json")
     (tmp_path / "harbour~2.pdf.images").mkdir()
     (tmp_path / "harbour~2.pdf.images" / "a.png").write_bytes(PNG)

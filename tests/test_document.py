@@ -9,6 +9,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
+from deepseek_ocr.attempt import page_from
+from deepseek_ocr.completion import Completion, PageImage
 from deepseek_ocr.document import (
     CATEGORIES,
     FORMAT,
@@ -17,6 +19,7 @@ from deepseek_ocr.document import (
     Category,
     Document,
     DocumentHead,
+    Flag,
     Page,
     category_of,
     schema,
@@ -89,7 +92,8 @@ def test_a_page_without_extras_has_good_defaults() -> None:
 LABELS = {
     "title": "heading", "sub_title": "heading", "equation": "formula", "equation group": "formula",
     "equation 1": "formula", "table_body": "table", "table C1": "table", "image": "figure", "chart": "chart",
-    "figure_title": "caption", "table_footnote": "caption", "text_caption": "caption", "Image_Caption": "caption",
+    "figure_title": "caption", "table_title": "caption", "table_footnote": "caption", "text_caption": "caption",
+    "Image_Caption": "caption", "footnote": "text",
     "text_begin": "text", "text of text": "text", "page_number": "text", "header": "text", "": "text",
 }  # fmt: skip
 
@@ -108,10 +112,29 @@ def test_the_schema_is_the_one_that_is_shipped(request: pytest.FixtureRequest) -
     assert path.read_text(encoding="utf-8") == schema_json()
 
 
+def test_what_is_written_fits_the_schema() -> None:
+    """Also of odd answers: each shape of the golden files, and what is known when all pages are."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "golden").glob("*.txt"))]
+    pages = [
+        page_from(PageImage(index, 595, 842, "pt", None, 0.1), Completion(text, "stop", 1.0), source="fake")
+        for index, text in enumerate(texts)
+    ]
+    document = Document(**HEAD, pages=tuple(pages), summary="A.", keywords=("a",), language="en")
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(schema())  # comes with docling-core
+    assert not list(validator.iter_errors(json.loads(document.model_dump_json())))
+    ids = [block.id for page in pages for block in page.blocks]
+    assert len(ids) == len(set(ids)) > len(pages)
+
+
+def test_every_flag_is_explained() -> None:
+    """The schema says what each flag means."""
+    words = schema()["$defs"]["Flag"]["description"]
+    assert all(f"\n{flag}: " in words for flag in Flag)
+
+
 #: Names that say all there is to say.
 PLAIN = {"format", "version", "category", "pages", "page_number", "engine", "model", "task", "text", "kind", "flags",
-         "source_name", "source_type", "page_count", "seconds", "prompt_tokens", "completion_tokens", "before", "after",
-         "summary", "keywords", "confidence"}  # fmt: skip
+         "page_count", "seconds", "prompt_tokens", "completion_tokens"}  # fmt: skip
 
 
 def test_every_field_has_its_words() -> None:

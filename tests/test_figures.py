@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_ocr.completion import Completion
+from deepseek_ocr.completion import Completion, EngineInfo, Health
 from deepseek_ocr.document import Block, Flag, Page, Provenance
 from deepseek_ocr.errors import EngineDeadError, PageError
 from deepseek_ocr.figures import (
@@ -24,16 +25,18 @@ from deepseek_ocr.figures import (
 )
 from deepseek_ocr.markdown import page_markdown
 from deepseek_ocr.pages import close_document, load_page
-from deepseek_ocr.prompt import CONTEXT_TOKENS, Mode, Task
+from deepseek_ocr.prompt import CONTEXT_TOKENS, READING_TASKS, Mode, Task
+from deepseek_ocr.reader import Reader
 from deepseek_ocr.tiles import MAX_TOKENS as PICTURE_TOKENS
 from tests import documents
 from tests.documents import LIMITS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Literal
 
-    from deepseek_ocr.completion import Box, FinishReason
+    from deepseek_ocr.completion import Box, FinishReason, PageImage
     from deepseek_ocr.document import Category
     from deepseek_ocr.figures import Look
     from deepseek_ocr.prompt import Options
@@ -429,6 +432,67 @@ def test_any_page_and_any_answers(
     assert len(outcomes(after)) == len(found)
     assert all(outcome or way for way, outcome in outcomes(after))
     assert page_markdown(after)
+
+
+# Through the reader
+
+
+ORACLE = EngineInfo("oracle", "oracle-1", frozenset(Task), needs="pixels", capacity=3)
+
+
+@dataclass
+class Oracle:
+    """An engine that knows figures: its answers by task, and what it was shown."""
+
+    answers: dict[Task, str]
+    info: EngineInfo = ORACLE
+    shown: list[tuple[Task, int, float]] = field(default_factory=list)
+    in_flight: int = 0
+    most: int = 0
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+    def health(self) -> Health:
+        """Always well."""
+        return Health(ok=True, detail="")
+
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
+        """The answer to that question."""
+        del on_text
+        assert page.pixels is not None
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        await asyncio.sleep(0)
+        self.in_flight -= 1
+        self.shown.append((options.task, max(page.pixels.shape), float(page.pixels.mean())))
+        return said(self.answers[options.task])
+
+
+async def test_reader_looks_closer(tmp_path: Path) -> None:
+    """Each look gets its part of the page, few at once; an engine that knows no figures leaves the page as it is."""
+    grey = b" .5 g 119 505 238 169 re f  0 g 130 520 20 20 re f"
+    path = documents.write(tmp_path, documents.content_pdf([documents.text_content(["Ships"]) + grey]), "x.pdf")
+    page = page_of(block(), block("table", LOST, number=2), block(number=3, box=(0.7, 0.6, 0.9, 0.8)))
+    oracle = Oracle({Task.DESCRIBE: DESCRIPTION, Task.FIGURE: CHART, Task.DOCUMENT: GOOD})
+    async with Reader(oracle, workers=1) as reader:
+        after = await reader.look_closer(path, page)
+        oracle.info = replace(oracle.info, tasks=READING_TASKS)
+        assert await reader.look_closer(path, page) is page
+    assert [(one.category, one.description) for one in after.blocks] == [
+        ("chart", DESCRIPTION), ("table", None), ("figure", None),
+    ]  # fmt: skip
+    assert "June" in after.blocks[1].text
+    assert sorted(task for task, *_ in oracle.shown) == [Task.DESCRIBE, Task.DOCUMENT, Task.FIGURE]
+    assert all(side == 640 and 120 < level < 180 for _, side, level in oracle.shown)
+    assert oracle.most <= 3
+    # The third block is blank paper: no model is asked about that.
+    assert [outcome for way, outcome in outcomes(after) if "p1b3" in way] == ["the answer is empty"] * 2
 
 
 # Pictures

@@ -72,7 +72,9 @@ def stage(folders: Folders, job: Job) -> list[str]:
     name = Path(job.name).name
     staging = folders.open_staging(job)
     outputs = [f"{name}.images", f"{name}.json", f"{name}.md"]
-    for output in outputs:
+    (staging / outputs[0]).mkdir()
+    (staging / outputs[0] / "p1b1.png").write_bytes(b"a picture")
+    for output in outputs[1:]:
         (staging / output).write_bytes(output.encode("utf-8", "surrogateescape") + b" whole")
     write_manifest(staging, name, account(job, "done", outputs=outputs))
     return outputs
@@ -309,7 +311,7 @@ def test_a_finished_job_frees_what_it_had_reserved(tmp_path: Path) -> None:
     folders = folders_at(tmp_path)
     carry(folders, claim(folders, "x.pdf"))
     for path in (*folders.root.outbox.glob("x*"), folders.root.done / "x.pdf"):
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert claim(folders, "x.pdf").name == "x.pdf"
 
 
@@ -380,7 +382,7 @@ def test_publish_puts_the_outputs_out_and_leaves_staging_empty(tmp_path: Path) -
     job = claim(folders, "a/b/x.pdf")
     folders.publish(job, stage(folders, job))
     assert listing(folders.root.outbox) == [
-        f"a/b/x.pdf.{suffix}" for suffix in ("images", "json", "manifest.json", "md")
+        f"a/b/x.pdf.{suffix}" for suffix in ("images/p1b1.png", "json", "manifest.json", "md")
     ]
     assert folders.source(job).exists()
 
@@ -389,7 +391,9 @@ def test_outputs_may_lie_on_another_place(tmp_path: Path) -> None:
     """An outbox outside the root has its own staging, so that publishing is a rename there."""
     folders = folders_at(tmp_path, outbox=tmp_path / "out")
     carry(folders, claim(folders, "x.pdf"))
-    assert listing(tmp_path / "out") == [MARKER, "x.pdf.images", "x.pdf.json", "x.pdf.manifest.json", "x.pdf.md"]
+    assert listing(tmp_path / "out") == [
+        MARKER, "x.pdf.images/p1b1.png", "x.pdf.json", "x.pdf.manifest.json", "x.pdf.md",
+    ]  # fmt: skip
 
 
 def test_the_manifest_comes_last(tmp_path: Path) -> None:
@@ -404,7 +408,7 @@ def test_the_manifest_comes_last(tmp_path: Path) -> None:
     assert listing(folders.root.outbox) == [
         f".staging/{job.job_id}/x.pdf.manifest.json",
         f".staging/{job.job_id}/x.pdf.md",
-        "x.pdf.images",
+        "x.pdf.images/p1b1.png",
         "x.pdf.json",
     ]
 
@@ -415,7 +419,10 @@ def test_own_outputs_of_an_earlier_try_are_replaced(tmp_path: Path) -> None:
     job = claim(folders, "x.pdf")
     stage(folders, job)
     (folders.root.outbox / "x.pdf.md").write_bytes(b"first try")
+    (folders.root.outbox / "x.pdf.images").mkdir()
+    (folders.root.outbox / "x.pdf.images" / "p1b2.png").write_bytes(b"first try")
     folders.publish(job, stage(folders, job))
+    assert listing(folders.root.outbox / "x.pdf.images") == ["p1b1.png"]
     assert (folders.root.outbox / "x.pdf.md").read_bytes() == b"x.pdf.md whole"
 
 
@@ -438,9 +445,9 @@ def test_the_claim_is_durable_before_the_manifest(tmp_path: Path) -> None:
     folders = folders_at(tmp_path, outbox=tmp_path / "out")
     job = claim(folders, "x.pdf")
     outputs = stage(folders, job)
-    made = [one for one in changes(lambda: folders.publish(job, outputs)) if one in {"replace", "fsync"}]
-    # The outputs, their names, the claim; then the manifest and its name.
-    assert made == ["replace"] * len(outputs) + ["fsync", "fsync", "replace", "fsync"]
+    made = [one for one in changes(lambda: folders.publish(job, outputs)) if one in {"rename", "replace", "fsync"}]
+    # The folder of pictures, the outputs, their names, the claim; then the manifest and its name.
+    assert made == ["rename", "replace", "replace", "fsync", "fsync", "replace", "fsync"]
 
 
 def test_a_reason_that_did_not_come_true_is_withdrawn(tmp_path: Path) -> None:
@@ -680,7 +687,10 @@ def check(path: Path, contents: set[bytes]) -> None:
     for manifest in root.outbox.rglob(f"*{MANIFEST_SUFFIX}"):
         if root.staging not in manifest.parents:
             for output in json.loads(manifest.read_bytes())["outputs"]:
-                assert (manifest.parent / output).read_bytes() == f"{output} whole".encode()
+                if output.endswith(".images"):
+                    assert listing(manifest.parent / output) == ["p1b1.png"]
+                else:
+                    assert (manifest.parent / output).read_bytes() == f"{output} whole".encode()
 
 
 def check_end(path: Path, documents: dict[str, bytes]) -> None:

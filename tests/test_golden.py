@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_ocr.attempt import page_from
 from deepseek_ocr.completion import Completion, PageImage
 from deepseek_ocr.headings import levelled, survey
 from deepseek_ocr.markdown import page_markdown
 from deepseek_ocr.prompt import Options, Task
-from deepseek_ocr.reader import page_from
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.txt"))

@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepseek_ocr.blocks import blocks_of
+from deepseek_ocr.completion import Completion, PageImage
 from deepseek_ocr.layout import Line, regions_from_lines
+from deepseek_ocr.markdown import block_markdown
+from deepseek_ocr.prompt import Task
 from deepseek_ocr.tables import parse_table
 
 if TYPE_CHECKING:
@@ -128,6 +132,15 @@ def test_lines_of_a_cell_are_one_text() -> None:
     assert [[text for text, _, _ in row] for row in table] == [["first document here", "head"], ["r1 c0", "r1 c1"]]
 
 
+def test_faint_rules() -> None:
+    """Where the rules between cells are missing, but each has its own text, they are no cell that spans them."""
+    cells = squares(3, 3)
+    rules = [side for cell in cells for side in frame(cell)]
+    inner = [*frame((1, 1, 2, 2), sides="br"), *frame((2, 1, 3, 2), sides="r"), *frame((1, 2, 2, 3), sides="b")]
+    rules = [side for side in rules if not any(side == pytest.approx(other) for other in inner)]
+    assert tables(written(cells), rules) == [expected(cells, 3)]
+
+
 PROSE = [line("a line of prose in a frame that goes on and on", LEFT + 5, TOP + 4 + 12 * row) for row in range(20)]
 
 
@@ -172,6 +185,32 @@ def test_table_stands_where_it_is_read() -> None:
     assert [region.label for region in regions] == ["text", "table", "text"]
     (x0, y0), (x1, y1) = corner(0, 0), corner(3, 5)
     assert regions[1].box == pytest.approx(rule(x0, y0, x1, y1), abs=1e-6)
+
+
+def test_markdown() -> None:
+    """A table without spans becomes a pipe table, another stays HTML; what stands in its cells is text, not markup."""
+    odd = ["a|b", "*x* & y", "<b>", "# 1"]
+    x, y = corner(0, 0)
+    cells = squares(2, 2)
+    lines = [line(text, *(at + 5 for at in corner(*cell[:2]))) for text, cell in zip(odd, cells, strict=True)]
+    rules = [side for cell in cells for side in frame(cell)]
+    assert markdown(lines, rules) == "| a\\|b | \\*x\\* & y |\n| --- | --- |\n| \\<b> | # 1 |"
+    lines[0] = line("*head*", x + 80, y + 5)
+    lines.pop(1)
+    rules.remove(frame(cells[0], sides="r")[0])
+    rules.remove(frame(cells[1], sides="l")[0])
+    assert markdown(lines, rules) == (
+        '<table>\n<tr><td colspan="2">*head*</td></tr>\n<tr><td>&lt;b&gt;</td><td># 1</td></tr>\n</table>'
+    )
+
+
+def markdown(lines: list[Line], rules: list[Box]) -> str:
+    """The page as it is written, without its mark."""
+    regions = regions_from_lines(lines, aspect=WIDTH / HEIGHT, rules=rules)
+    image = PageImage(0, WIDTH, HEIGHT, "pt", None, 0.1)
+    blocks, _ = blocks_of(image, Completion("", "stop", 0.0, regions), Task.DOCUMENT)
+    assert [block.category for block in blocks] == ["table"]
+    return "\n\n".join(map(block_markdown, blocks))
 
 
 @st.composite

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deepseek_ocr.guard import (
     NGRAM_SIZE,
+    WIDE,
     WINDOW_SIZE,
     Rule,
     banned_tokens,
@@ -43,6 +44,7 @@ def test_published_values() -> None:
     """The rule is what vLLM's recipe for this model says, under the names that vLLM's own processor reads."""
     asked = {"ngram_size": 30, "window_size": 90, "whitelist_token_ids": [128821, 128822]}
     assert request_args({128822, 128821}) == asked
+    assert request_args({128822, 128821}, WIDE) == {**asked, "ngram_size": 40, "window_size": 200}
     assert rule_in(asked) == Rule(30, 90, frozenset({128821, 128822}))
 
 

@@ -57,6 +57,8 @@ OUTLINES = {
     "roman and letters": (["I. Sea", "A. Salt", "B. Foam", "II. Land"], [2, 3, 3, 2]),
     "an appendix": (["1 Sea", "2 Land", "A. Tables"], [2, 2, 2]),
     "parentheses": (["1. Sea", "a) Salt"], [2, 3]),
+    "a number among the titles": (["T Log", "1. Sea", "T 2. Land", "3. Air", "T Annex"], [1, 2, 2, 2, 1]),
+    "a number too deep for a title": (["T 3.4.3. Kernel study"], [4]),
     "too deep": (["1.1.1.1.1.1 Sea"], [6]),
 }
 
@@ -68,6 +70,25 @@ def test_levels(texts: list[str], levels: list[int]) -> None:
     pages = [page(heading) for heading in headings]
     outline = survey(iter(pages))
     assert [levelled(one, outline).blocks[0].level for one in pages] == levels
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("title", 1),
+        ("Title", 1),
+        ("doc_title", 1),
+        ("sub_title", 2),
+        ("paragraph_title", 2),
+        ("#", 1),
+        ("##", 2),
+        ("####", 4),
+    ],
+)
+def test_titles_by_their_labels(label: str, expected: int) -> None:
+    """Titles of a document are told from those of its parts, also by the words of other models."""
+    one = page((label, "Tides"))
+    assert levelled(one, survey([one])).blocks[0].level == expected
 
 
 def test_a_page_without_headings_stays() -> None:

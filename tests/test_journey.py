@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from structlog.testing import capture_logs
 
+from daemon.assembly import Assembler
 from daemon.config import Inbox, Limits, Watch
 from daemon.fair import PageSlots
 from daemon.intake import Intake
@@ -25,7 +26,7 @@ from daemon.share import Share
 from daemon.worker import Worker
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, TooManyPages, WorkerDied
 from tests.conftest import eventually
-from tests.fakes import DropRoot, FakeReader, fake_document
+from tests.fakes import DropRoot, FakeReader, fake_document, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,9 @@ class Journey:
         self.ledger = Ledger(state_dir)
         self.owner = this_owner("test")
         self.worker = Worker(
-            inspect=self.reader.inspect, read_page=self.reader.read_page, slots=self.slots, ledger=self.ledger,
-            engine=engine, instance="test", max_attempts=max_attempts, ledger_fault=self._ledger_fault,
+            reader=self.reader, assembler=Assembler(self.reader.picture, run_here), slots=self.slots,
+            ledger=self.ledger, engine=engine, instance="test", max_attempts=max_attempts,
+            ledger_fault=self._ledger_fault,
         )  # fmt: skip
         self._roots = roots
         self._watch = watch or Watch(settle_s=0.05, rescan_s=0.2)
@@ -81,7 +83,7 @@ class Journey:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop; unless it was killed or stopped before, as a service does that is asked to."""
-        if not self.worker.draining:
+        if not self.worker.passes.draining:
             await self.drain()
         self._end()
         await self._stack.aclose()
@@ -100,7 +102,7 @@ class Journey:
 
     def kill(self) -> None:
         """Leave everything lying as it is; nobody signs off."""
-        self.worker.draining = True
+        self.worker.passes.draining = True
         for task in self.intake.running:
             task.cancel()
 
@@ -395,7 +397,7 @@ async def test_a_drain_finishes_the_pages_in_flight_and_no_more(root: DropRoot, 
         root.drop("long.pdf", fake_document(10, "long"))
         await eventually(lambda: reader.in_flight == 2)
         stopping = asyncio.create_task(journey.drain())
-        await eventually(lambda: journey.worker.draining)
+        await eventually(lambda: journey.worker.passes.draining)
         reader.gate.set()
         await stopping
         assert len(reader.calls) == 2
@@ -421,7 +423,7 @@ async def test_checkpoints_of_something_else_are_ignored(
         root.drop("long.pdf", fake_document(3, "long"))
         await eventually(lambda: reader.in_flight == 2)
         stopping = asyncio.create_task(journey.drain())
-        await eventually(lambda: journey.worker.draining)
+        await eventually(lambda: journey.worker.passes.draining)
         reader.gate.set()
         await stopping
     async with Journey(tmp_path, root, reader=reader, **change):
@@ -449,6 +451,54 @@ async def test_after_a_kill_open_documents_run_alone(root: DropRoot, tmp_path: P
     assert order[9:] == ["new"]
     assert all(len(set(order[start : start + 3])) == 1 for start in (0, 3, 6)), order
     assert rows(tmp_path)["a.pdf"].status == "done"
+
+
+async def test_pictures_come_with_the_markdown_that_shows_them(root: DropRoot, tmp_path: Path) -> None:
+    """They are in the outbox before the manifest, which names their folder; no second look without being asked."""
+    reader = FakeReader()
+    reader.illustrated.add("atlas")
+    async with Journey(tmp_path, root, reader=reader):
+        root.drop("a/atlas.pdf", fake_document(2, "atlas"))
+        await eventually(lambda: root.ended() == (1, 0))
+    pictures = sorted((root.outbox / "a" / "atlas.pdf.images").iterdir())
+    assert [path.name for path in pictures] == ["p0001-b02.png", "p0002-b02.png"]
+    assert pictures[1].read_bytes().startswith(b"source.pdf 1 ")
+    assert "](atlas.pdf.images/p0002-b02.png)" in markdown(root, "a/atlas.pdf")
+    assert manifest(root, "a/atlas.pdf")["outputs"] == ["atlas.pdf.images", "atlas.pdf.json", "atlas.pdf.md"]
+    assert reader.looked_closer == []
+
+
+async def test_the_second_pass_follows_the_first(root: DropRoot, tmp_path: Path) -> None:
+    """Pages with figures are looked at again once all of the document are read; others are not."""
+    reader = FakeReader()
+    reader.illustrated.add("atlas")
+    async with Journey(tmp_path, root, reader=reader, second_pass=True):
+        root.drop("atlas.pdf", fake_document(3, "atlas"))
+        root.drop("letter.pdf", fake_document(1, "letter"))
+        await eventually(lambda: root.ended() == (2, 0))
+    assert sorted(reader.looked_closer) == [("atlas", 1), ("atlas", 2), ("atlas", 3)]
+    assert markdown(root, "atlas.pdf").count("seen closer") == 3
+
+
+async def test_a_kill_in_the_second_pass_repeats_neither(root: DropRoot, tmp_path: Path) -> None:
+    """After it only the pages are looked at again that had not been."""
+    reader = FakeReader()
+    reader.illustrated.add("atlas")
+    reader.held_looks.add(("atlas", 2))
+    async with Journey(tmp_path, root, reader=reader, second_pass=True, capacity=3) as journey:
+        root.drop("atlas.pdf", fake_document(3, "atlas"))
+        await eventually(lambda: len(reader.looked_closer) == 3)
+        await eventually(
+            lambda: sum(b'"closer": true' in path.read_bytes() for path in root.work.glob("*/pages/*.json")) == 2
+        )
+        journey.kill()
+    assert root.ended() == (0, 0)
+    again = FakeReader()
+    async with Journey(tmp_path, root, reader=again, second_pass=True):
+        await eventually(lambda: root.ended() == (1, 0))
+    assert again.calls == []
+    assert again.looked_closer == [("atlas", 2)]
+    assert markdown(root, "atlas.pdf").count("seen closer") == 3
 
 
 async def test_a_kill_while_a_finished_job_is_cleared_costs_no_account(root: DropRoot, tmp_path: Path) -> None:

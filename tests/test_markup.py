@@ -18,10 +18,13 @@ from deepseek_ocr.markup import (
 #: Markdown of the model -> Markdown in the file.
 TEXTS = {
     "emphasis": ("**Tides** and *ebbs* and `code`", "**Tides** and *ebbs* and `code`"),
+    "stars that multiply": ("2150*2150*9 2*n**2 (a)*3 A*2, B*3", r"2150\*2150\*9 2\*n\*\*2 (a)\*3 A\*2, B\*3"),
+    "emphasis within a word": ("die *Steigung*en, **1. Teil**", "die *Steigung*en, **1. Teil**"),
     "escapes": (r"\*no\* \<b> \\<b>", r"\*no\* \<b> \\\<b>"),
     "a formula in a line": (r"of \( 97\%\) days", r"of $97\%$ days"),
     "a formula on its own line": ("where\n\\[x = 1\\]\nand", "where\n\n$$x = 1$$\n\nand"),
     "formulas in a row": ("\\[a\\]\n\n\\[b\\]", "$$a$$\n\n$$b$$"),
+    "formulas side by side": (r"\(a\)\(b\) \[c\]\[d\]", "$a$ $b$ $$c$$ $$d$$"),
     "a long formula in a line": ("a \\[x\n= 1\\] b", "a $$x = 1$$ b"),
     "an empty formula": (r"a \(\) b", "a  b"),
     "a formula that is not closed": (r"a \(b", r"a \(b"),
@@ -57,6 +60,12 @@ def test_texts(text: str, expected: str) -> None:
     assert text_markdown(text) == expected
 
 
+def test_no_heading_where_they_are_told_apart() -> None:
+    """A comment in code that the model read as text is no heading above all others."""
+    text = "# Plot:\n- ## x\n#5\n```\n# y\n```"
+    assert text_markdown(text, has_headings=False) == "\\# Plot:\n- \\## x\n#5\n\n```\n# y\n```"
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_lines(name: str) -> None:
     """On one line there is one line, whatever the text."""
@@ -72,6 +81,8 @@ FORMULAS = {
     "dollars of its own": ("$$a = 1$$", "$$a = 1$$"),
     "none": (r"\frac{1}{2}", r"$$\frac{1}{2}$$"),
     "none, no LaTeX": ("see above", "see above"),
+    "one that breaks off": (r"\[x^2 +", "$$x^2 +$$"),
+    "the end of one": (r"+ x^2\]", "$$+ x^2$$"),
     "a remark": (r"AB: \(u\) \(v\)", "AB: $u$ $v$"),
     "two": ("\\[a\\]\n\n\\[b\\]", "$$a$$\n\n$$b$$"),
     "lines": ("\\[\n\\begin{align*}\na &= 1 \\\\\n&= 2\n\\end{align*}\n\\]",

@@ -17,6 +17,8 @@ MENDED = {
     "an address": ("see http://github.com/deepseek- ai/Deep- Seek", "see http://github.com/deepseek-ai/Deep-Seek"),
     "a chain": ("an end- to- end run", "an end-to-end run"),
     "a word left out": ("pre- and post-war, Vor- und Nachteile", "pre- and post-war, Vor- und Nachteile"),
+    "a word left out before a distance": ("short- to medium-term", "short- to medium-term"),
+    "a chain around a short word": ("state- of- the- art, face- to-face", "state-of-the-art, face-to-face"),
     "a dash": ("he came - at last - home", "he came - at last - home"),
     "a dash before a capital": ("offers- Shortly", "offers- Shortly"),
     "a sign behind it": ("Partial- / Teilsumme", "Partial- / Teilsumme"),
@@ -33,6 +35,15 @@ MENDED = {
     "items run together": ("- bring all the offers- Shortly after", "- bring all the offers\n- Shortly after"),
     "items run together behind a stop": ("- beat it all thoroughly, - Sift it", "- beat it all thoroughly,\n- Sift it"),
     "no items": ("Bring all the offers- Shortly after", "Bring all the offers- Shortly after"),
+    "items run together behind a word": (
+        "Caution:- Keep it dry.- Avoid heat.- Call us", "Caution:\n- Keep it dry.\n- Avoid heat.\n- Call us",
+    ),
+    "paragraphs of a law": ("§ 1.- The sea. 2.- The land. 3.- Air", "§ 1.- The sea. 2.- The land. 3.- Air"),
+    "one dash behind a stop": ("Beat it.- Sift it", "Beat it.- Sift it"),
+    "a formula in dollars": ("is $x_1$ or\n$$a = b$$", "is \\(x_1\\) or\n\\[a = b\\]"),
+    "money": ("$5 to $6, US$_5 or $A", "$5 to $6, US$_5 or $A"),
+    "code": ("a- b\n```c\nx- y &lt; <b>\n```\n`a- b` c- d", "a-b\n```c\nx- y &lt; <b>\n```\n`a- b` c-d"),
+    "a fence that is not closed": ("```c\na- b", "```c\na-b"),
     "a formula in an item": (r"- all that is in \(a. - B\) here", r"- all that is in \(a. - B\) here"),
 }  # fmt: skip
 
@@ -76,7 +87,7 @@ def test_nothing_is_lost_between_formulas(text: str) -> None:
     assert join_formulas(split_formulas(text)) == text
 
 
-@given(st.text(st.sampled_from("\\()[]<>/bsup&;lt#-. aB2\n"), max_size=60))
+@given(st.text(st.sampled_from("\\()[]<>/bsup&;lt#-. aB2\n$`^"), max_size=60))
 def test_mending_never_raises(text: str) -> None:
     """Whatever stands there, a text comes out."""
     assert isinstance(mend(text), str)

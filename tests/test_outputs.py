@@ -1,4 +1,4 @@
-"""What is written for a document: checkpoints, Markdown and JSON, accounts, lines and words."""
+"""What is written for a document: Markdown and JSON, accounts, lines and words."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ from daemon.outputs import (
     Summary,
     account,
     append_line,
-    checkpointed_pages,
     display,
     failure,
     failure_sentence,
+    finish_document,
     iso,
-    kept_pages,
     last_lines,
-    read_checkpoint,
-    write_checkpoint,
     write_document,
     write_manifest,
 )
-from deepseek_ocr.document import Document, DocumentHead, Page
+from deepseek_ocr.document import Document, DocumentHead, DocumentTail, Page
 from deepseek_ocr.errors import Corrupt, EmptyFile
 from tests.fakes import fake_page
 from tests.killed import changes
@@ -50,84 +47,6 @@ def head(pages: int) -> DocumentHead:
     )
 
 
-# Checkpoints
-
-
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    """A page is kept as it is, with the words of any script, and its number alone is found again."""
-    page = fake_page(3, 'Zeile 1\nline "2"\\ \u2028 日本語', problem="faint")
-    write_checkpoint(tmp_path, "key", page)
-    assert read_checkpoint(tmp_path, "key", 3) == page
-    assert kept_pages(tmp_path, "key", 5) == {3}
-    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["0003.json"]
-
-
-def test_a_checkpoint_is_replaced(tmp_path: Path) -> None:
-    """The last one counts."""
-    for text in ("first", "second"):
-        write_checkpoint(tmp_path, "key", fake_page(1, text))
-    page = read_checkpoint(tmp_path, "key", 1)
-    assert page is not None
-    assert page.blocks[0].text == "second"
-
-
-def test_a_checkpoint_of_something_else_is_ignored(tmp_path: Path) -> None:
-    """Another source, engine or task is another key; a file under another page's number is not that page."""
-    write_checkpoint(tmp_path, "key", fake_page(1, "text"))
-    assert read_checkpoint(tmp_path, "other", 1) is None
-    (tmp_path / "pages" / "0001.json").rename(tmp_path / "pages" / "0002.json")
-    assert read_checkpoint(tmp_path, "key", 2) is None
-    assert kept_pages(tmp_path, "key", 2) == set()
-
-
-TEARS = {
-    "cut at the end": slice(0, -1),
-    "cut in the midst": slice(0, 60),
-    "empty": slice(0, 0),
-    "headless": slice(9, None),
-}
-
-
-@pytest.mark.parametrize("kept", TEARS.values(), ids=TEARS)
-def test_a_torn_checkpoint_is_ignored(tmp_path: Path, kept: slice) -> None:
-    """What a power cut left of a page is none: the page is read again."""
-    write_checkpoint(tmp_path, "key", fake_page(1, "text"))
-    path = tmp_path / "pages" / "0001.json"
-    path.write_bytes(path.read_bytes()[kept])
-    assert read_checkpoint(tmp_path, "key", 1) is None
-
-
-@given(at=st.integers(0, 400), byte=st.integers(0, 255))
-def test_a_damaged_checkpoint_never_raises(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
-    """Whatever byte is wrong, it is a page or none."""
-    folder = tmp_path_factory.getbasetemp()
-    write_checkpoint(folder, "key", fake_page(1, "text"))
-    path = folder / "pages" / "0001.json"
-    content = bytearray(path.read_bytes())
-    content[at % len(content)] = byte
-    path.write_bytes(content)
-    assert isinstance(read_checkpoint(folder, "key", 1), Page | None)
-
-
-def test_all_pages_come_in_order_or_not_at_all(tmp_path: Path) -> None:
-    """A missing checkpoint is an error, never a page less."""
-    for number in (2, 1):
-        write_checkpoint(tmp_path, "key", fake_page(number, "text"))
-    assert [page.page_number for page in checkpointed_pages(tmp_path, "key", 2)] == [1, 2]
-    with pytest.raises(FileNotFoundError, match="the page's checkpoint is gone"):
-        list(checkpointed_pages(tmp_path, "key", 3))
-
-
-def test_a_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
-    """A job that has just begun."""
-    assert kept_pages(tmp_path, "key", 9) == set()
-
-
-def test_a_checkpoint_is_not_synced(tmp_path: Path) -> None:
-    """One costs no wait for the disk: there is one per page."""
-    assert "fsync" not in changes(lambda: write_checkpoint(tmp_path, "key", fake_page(1, "text")))
-
-
 # Documents
 
 
@@ -135,9 +54,11 @@ def test_a_document_is_written_whole(tmp_path: Path) -> None:
     """The JSON is a valid Document with every page, the Markdown has every mark, and the summary adds up."""
     pages = [fake_page(1, "one"), fake_page(2, "", problem="nothing"), fake_page(3, "three <b> 日本")]
     summary = write_document(tmp_path, "x.pdf", head(3), lambda: pages)
+    finish_document(tmp_path, "x.pdf", DocumentTail(keywords=("bus", "road"), language="en"))
     document = Document.model_validate_json((tmp_path / "x.pdf.json").read_bytes())
     assert document.pages == tuple(pages)
     assert document.page_count == 3
+    assert (document.keywords, document.language, document.summary) == (("bus", "road"), "en", None)
     assert (tmp_path / "x.pdf.md").read_text(encoding="utf-8") == (
         "<!-- page 1 -->\n\none\n\n<!-- page 2: nothing -->\n\n<!-- page 3 -->\n\nthree \\<b> 日本\n"
     )
@@ -147,7 +68,12 @@ def test_a_document_is_written_whole(tmp_path: Path) -> None:
 
 def test_a_document_is_on_the_disk(tmp_path: Path) -> None:
     """Both files are synced before they are published."""
-    assert changes(lambda: write_document(tmp_path, "x", head(1), lambda: [fake_page(1, "one")])).count("fsync") == 2
+
+    def write() -> None:
+        write_document(tmp_path, "x", head(1), lambda: [fake_page(1, "one")])
+        finish_document(tmp_path, "x", DocumentTail())
+
+    assert changes(write).count("fsync") == 2
 
 
 def test_a_document_of_any_length_costs_the_memory_of_a_page(tmp_path: Path) -> None:
@@ -190,8 +116,9 @@ def test_the_account_of_a_document(tmp_path: Path) -> None:
     assert accounted == {
         "format": "ocr-daemon/manifest", "version": 1, "job_id": "job-1", "status": "done", "reason": "",
         "name": "a/x~2.pdf", "source": {"path": "a/x.pdf", "size": 10, "sha256": "abc", "type": "pdf"},
-        "outputs": ["x~2.pdf.json", "x~2.pdf.md"], "pages": 2, "bad_pages": 0, "problems": [], "task": "document",
-        "engine": ENGINE, "attempts": 1, "seconds": 1.235, "page_seconds": 0.5, "instance": "north",
+        "outputs": ["x~2.pdf.json", "x~2.pdf.md"], "pages": 2, "bad_pages": 0, "problems": [], "missing": [],
+        "task": "document", "engine": ENGINE, "attempts": 1, "seconds": 1.235, "page_seconds": 0.5,
+        "instance": "north",
         "claimed_at": 1.0, "finished_at": 2.0, "finished": "1970-01-01T00:00:02.000+00:00",
     }  # fmt: skip
     write_manifest(tmp_path, "x~2.pdf", accounted)
@@ -209,6 +136,18 @@ def test_a_document_with_a_bad_page_is_partial() -> None:
     assert accounted["reason"] == f"{len(problems)} of 200 pages could not be read as they should"
     assert accounted["problems"][0] == {"page": 1, "problem": "problem 1"}
     assert len(accounted["problems"]) == MAX_LISTED_PROBLEMS
+
+
+def test_a_document_without_an_export_is_partial() -> None:
+    """What could not be made beside the text is named; the pages are good."""
+    summary = Summary(pages=2, missing=["x.pdf.docling.json could not be made: no memory", "keywords ..."])
+    accounted = account(
+        JOB, summary=summary, engine=ENGINE, sha256="", source_type="pdf", outputs=[], instance="north",
+        task="document", now=2.0, seconds=1.0,
+    )  # fmt: skip
+    assert (accounted["status"], accounted["bad_pages"]) == ("partial", 0)
+    assert accounted["reason"] == "x.pdf.docling.json could not be made: no memory"
+    assert accounted["missing"] == summary.missing
 
 
 def test_the_account_of_a_failure() -> None:

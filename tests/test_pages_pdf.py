@@ -12,6 +12,7 @@ import pytest
 from deepseek_ocr.errors import Encrypted, PageError
 from deepseek_ocr.pages import close_document, inspect
 from deepseek_ocr.pages_pdf import PAGES_PER_OPENING, is_unmapped, mupdf
+from deepseek_ocr.tables import parse_table
 from tests import documents
 from tests.documents import LIMITS, load, pdf, rgb, stream, text_content, write
 
@@ -75,6 +76,25 @@ def test_invisible_text_is_a_text_layer(tmp_path: Path) -> None:
     """Text in render mode 3, which recognizers put under a scan, counts."""
     content = b"3 Tr\n" + text_content(["under the scan"])
     assert load(write(tmp_path, documents.content_pdf([content])), pixels=False).text_layer[0].text == "under the scan"
+
+
+def test_ruled_table(tmp_path: Path) -> None:
+    """The rules of a page make its tables, also where a line of text runs through them."""
+    rules = b" ".join(b"72 %d m 272 %d l S" % (y, y) for y in (700, 720, 740))
+    rules += b" ".join(b" %d 700 m %d 740 l S" % (x, x) for x in (72, 172, 272))
+    words = b"BT /F1 11 Tf 80 726 Td (Harbour) Tj 112 0 Td (Depth) Tj 0 -20 Td (4.5) Tj -61 0 Td (North pier) Tj ET"
+    (region,) = load(write(tmp_path, documents.content_pdf([rules + b" " + words])), pixels=False).text_layer
+    assert region.label == "table"
+    table = [[cell.text for cell in row] for row in parse_table(region.text).rows]
+    assert table == [["Harbour", "Depth"], ["North pier", "4.5"]]
+
+
+def test_drawing_of_many_lines_is_no_table(tmp_path: Path) -> None:
+    """A map of thousands of lines leaves the text as it is."""
+    lines = b" ".join(b"%d %d m %d %d l S" % (n % 500, n % 700, n % 500 + 40, n % 700) for n in range(12_000))
+    content = documents.content_pdf([lines + b"\n" + text_content(["a line of text", "and another"])])
+    (region,) = load(write(tmp_path, content), pixels=False).text_layer
+    assert region.text == "a line of text and another"
 
 
 def test_page_with_text_is_not_rendered(tmp_path: Path) -> None:

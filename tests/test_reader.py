@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import numpy as np
 import pymupdf
 import pytest
 import pytest_asyncio
+from PIL import Image
 
+from deepseek_ocr.attempt import page_from
 from deepseek_ocr.completion import Completion, PageImage, Region
 from deepseek_ocr.document import Flag, Page, Provenance
 from deepseek_ocr.engine.textlayer import TextLayerEngine
@@ -32,7 +35,8 @@ from deepseek_ocr.errors import (
 from deepseek_ocr.pages import Limits
 from deepseek_ocr.processes import ProcessPool
 from deepseek_ocr.prompt import Mode, Options, Task
-from deepseek_ocr.reader import PROBE_BYTES, Reader, page_from, read, read_ends
+from deepseek_ocr.reader import PROBE_BYTES, Reader, read, read_ends
+from deepseek_ocr.view import View
 from tests.documents import bars, encoded, jpeg, paper, text_pdf
 from tests.fakes import FakeEngine, completion
 
@@ -78,7 +82,7 @@ def text(page: Page) -> str:
 async def test_a_page_is_loaded_and_recognized(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
     """The engine gets the picture and the text layer, and what it says becomes blocks in page units."""
     path = tmp_path / "x.pdf"
-    path.write_bytes(text_pdf(2))
+    path.write_bytes(text_pdf(2, lines=3))
     engine.answers[1] = [
         Completion("Title\n\nText", "stop", 0.5, (Region("title", "Title", BOX, 0.91236), Region("odd", "Text", BOX)))
     ]
@@ -153,12 +157,14 @@ async def test_a_scan_that_an_engine_cannot_read_is_marked(reader: Reader, engin
     assert (page.problem, page.source, page.blocks) == ("no result after 60 s", "none", ())
 
 
+LONG = " ".join(f"{number * 7919 % 10007:x}" for number in range(450))
 #: Name -> what the engine says of a page with a text layer, the problem, and where the text comes from.
 WEAK: dict[str, tuple[Completion, str, str]] = {
     "nothing": (completion(""), "nothing was read", "textlayer"),
-    "cut off": (completion("half", finish_reason="length"), "cut off", "fake"),
+    "cut off": (completion("half", finish_reason="length"), "cut off", "textlayer"),
+    "cut off after most of it": (completion(LONG, finish_reason="length"), "cut off", "fake"),
     "cut off before anything": (completion("", finish_reason="length"), "cut off", "textlayer"),
-    "unsure": (completion("hm", confidence=0.3), "low confidence", "fake"),
+    "unsure": (completion("hm", confidence=0.3), "low confidence", "textlayer"),
 }
 
 
@@ -167,21 +173,70 @@ WEAK: dict[str, tuple[Completion, str, str]] = {
 async def test_a_weak_reading_is_marked(
     reader: Reader, engine: FakeEngine, tmp_path: Path, answer: Completion, problem: str, source: str
 ) -> None:
-    """What was read is kept, with its problem; only where nothing was read the file's own text stands in."""
+    """However often it is tried: the best is kept, with its problem, be it the file's own text."""
     path = tmp_path / "x.pdf"
     path.write_bytes(text_pdf(1))
-    engine.answers[0] = [answer]
+    engine.answers[0] = [answer] * 9
     page = await reader.read_page(path, 0)
     assert problem in (page.problem or "")
     assert page.source == source
-    assert text(page) == answer.text or "quick brown fox" in text(page)
+    assert "quick brown fox" in text(page) if source == "textlayer" else LONG in text(page)
+    assert page.provenance
+    assert len(page.provenance.attempts) >= 2
+
+
+@in_one_loop
+async def test_a_page_that_lies_on_its_side_is_read_upright(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
+    """The engine gets the page turned, and what it finds lies where it stands on the page."""
+    path = tmp_path / "x.pdf"
+    with pymupdf.open("pdf", text_pdf(1)) as document:
+        document[0].set_rotation(90)
+        document.save(path)
+    read = Region("text", LONG, (0.05, 0.0, 0.95, 0.65), 0.99)
+    engine.answers[0] = [
+        completion("||| ||", confidence=0.3), completion("|| ||", confidence=0.3), Completion(LONG, "stop", 1, (read,)),
+    ]  # fmt: skip
+    page = await reader.read_page(path, 0)
+    assert [(image.width, image.height, image.sideways) for image in engine.calls] == [
+        (842, 595, True), (595, 842, False), (595, 842, False),
+    ]  # fmt: skip
+    assert page.problem is None
+    assert (page.width, page.height) == (842, 595)
+    assert page.blocks[0].relative_box == (0.35, 0.05, 1.0, 0.95)
+    assert page.blocks[0].flags == (Flag.RETRIED,)
+
+
+@in_one_loop
+async def test_a_part_of_a_page_is_looked_at(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
+    """The engine gets the part alone, and its answer comes as it is, also where it is none."""
+    path = tmp_path / "x.pdf"
+    path.write_bytes(text_pdf(1))
+    engine.answers[0] = [completion("", finish_reason="length"), PageError("no")]
+    view = View((0.0, 0.0, 1.0, 0.5))
+    assert (await reader.look(path, 0, view, Options(Task.FREE))).finish_reason == "length"
+    assert (engine.calls[0].width, engine.calls[0].height) == (595, 421)
+    with pytest.raises(PageError, match="no"):
+        await reader.look(path, 0, view, Options())
+
+
+@in_one_loop
+async def test_a_part_of_a_page_comes_as_a_picture(reader: Reader, tmp_path: Path) -> None:
+    """A PNG, as fine as asked for; where nothing can be seen, or there is nothing, that is said."""
+    path = tmp_path / "x.pdf"
+    path.write_bytes(text_pdf(1))
+    png = await reader.picture(path, 0, View((0.0, 0.0, 1.0, 0.5), side_px=640))
+    with Image.open(io.BytesIO(png)) as picture:
+        assert (picture.format, max(picture.size)) == ("PNG", 640)
+    for view in (View((0.0, 0.9, 1.0, 1.0)), View((0.5, 0.5, 0.5, 0.5))):
+        with pytest.raises(PageError):
+            await reader.picture(path, 0, view)
 
 
 @in_one_loop
 async def test_a_worker_that_died_is_asked_once_more(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
     """It may have been killed for its neighbour's hunger for memory; a second death is the page's own."""
     path = tmp_path / "x.pdf"
-    path.write_bytes(text_pdf(2))
+    path.write_bytes(text_pdf(2, lines=3))
     engine.answers[0] = [WorkerDied("killed"), completion("read at last")]
     engine.answers[1] = [WorkerDied("killed"), WorkerDied("killed again")]
     page = await reader.read_page(path, 0)
@@ -204,7 +259,7 @@ async def test_a_page_error_is_not_tried_again(reader: Reader, engine: FakeEngin
 async def test_a_page_that_cannot_be_rendered_is_marked(reader: Reader, tmp_path: Path) -> None:
     """A page that is missing from its file comes back empty, with the reason and a size; the others are read."""
     path = tmp_path / "x.pdf"
-    whole = text_pdf(3)
+    whole = text_pdf(3, lines=3)
     path.write_bytes(whole[: len(whole) // 2])
     first, torn, missing = [await reader.read_page(path, index) for index in range(3)]
     assert (first.problem, text(first)) == (None, "page 1")

@@ -34,11 +34,18 @@ class Running:
 
 
 @dataclass
+class Timed:
+    """The part of a worker's passes that it looks at."""
+
+    page_times: list[float] = field(default_factory=list)
+
+
+@dataclass
 class Counted:
     """The part of a worker that the status looks at."""
 
     running: dict[str, Running] = field(default_factory=dict)
-    page_times: list[float] = field(default_factory=list)
+    passes: Timed = field(default_factory=Timed)
     finished: dict[str, int] = field(default_factory=lambda: {"done": 0, "partial": 0, "failed": 0})
 
 

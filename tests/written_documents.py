@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hypothesis import strategies as st
 
+from deepseek_ocr.attempt import page_from
 from deepseek_ocr.completion import Completion, PageImage
 from deepseek_ocr.document import Block, Category, Document, Flag, Page
 from deepseek_ocr.headings import levelled, survey
-from deepseek_ocr.reader import page_from
 from deepseek_ocr.tables import parse_table
 
 if TYPE_CHECKING:

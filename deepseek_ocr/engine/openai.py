@@ -96,6 +96,7 @@ class OpenAIEngine:
         self.info = EngineInfo(
             name="openai", model=model, tasks=frozenset(Task), needs="png", capacity=capacity,
             longest_page_s=LONGEST_PAGE_S + (settings.retries + 1) * (settings.timeout_s + MAX_RETRY_AFTER_S),
+            prompted=True, guarded=settings.vllm,
         )  # fmt: skip
 
     async def start(self) -> None:
@@ -305,7 +306,8 @@ async def _read(response: httpx2.Response, on_text: Callable[[str], None] | None
     """The answer, with `on_text` called on all of it so far at each new piece; raises `ChatError`."""
     if response.status_code != httpx2.codes.OK:
         raise ChatError(error_message(await response.aread()), response.status_code)
-    if on_text is None:
+    # A server that cannot stream answers as if it had not been asked to.
+    if on_text is None or response.headers.get("Content-Type", "").startswith("application/json"):
         return answer_of(await response.aread())
     streamed = Streamed()
     async for data in events(response.aiter_bytes()):

@@ -99,6 +99,8 @@ class TransformersEngine:
             needs="pixels",
             capacity=2 * self._batch_size,  # one batch that is read, one that waits
             longest_page_s=math.inf,  # without a card thousands of tokens take hours
+            prompted=True,
+            guarded=True,
         )
 
     async def start(self) -> None:
@@ -140,7 +142,11 @@ class TransformersEngine:
             self._heard_at = loop.time()
         self._pages[number] = _Page(answer, on_text)
         try:
-            child.send(Ask(number, page.pixels, prompt_for(options), options.max_tokens, stream=on_text is not None))
+            ask = Ask(
+                number, page.pixels, prompt_for(options), options.max_tokens, stream=on_text is not None,
+                guard=options.guard,
+            )  # fmt: skip
+            child.send(ask)
             read = await answer
         except asyncio.CancelledError:
             child.send(GiveUp(number))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.engine.transformers_load import load, out_of_memory
 from deepseek_ocr.errors import EngineStartError
-from deepseek_ocr.guard import NGRAM_SIZE, WINDOW_SIZE, banned_tokens
+from deepseek_ocr.guard import PUBLISHED, Guard, banned_tokens
 from deepseek_ocr.processes import tie_to_parent
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Ask:
     max_tokens: int
     #: Whether the text so far is wanted.
     stream: bool
+    guard: Guard = PUBLISHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,8 @@ class BatchReader:
 
         def guard(_input_ids: Any, scores: Any) -> Any:
             for index, row in enumerate(rows):
-                banned = set() if row.over else banned_tokens(row.output, NGRAM_SIZE, WINDOW_SIZE, loaded.exempt)
+                size, window = row.ask.guard.ngram_size, row.ask.guard.window_size
+                banned = set() if row.over else banned_tokens(row.output, size, window, loaded.exempt)
                 if banned:
                     scores[index, sorted(banned)] = -torch.inf
             return scores

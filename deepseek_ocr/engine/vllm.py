@@ -24,7 +24,7 @@ from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Heal
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
 from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
-from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE, PARENT_VARIABLE
+from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE, CARD_GUARD, CARD_GUARD_WORKER, GUARD, PARENT_VARIABLE
 from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import EXEMPT, request_args
@@ -38,11 +38,8 @@ if TYPE_CHECKING:
 
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
-#: The guard against repetition as vLLM loads it, and the one that stays on the card with what its worker needs.
-GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
-CARD_GUARD: Final = "deepseek_ocr.engine.vllm_card_guard:CardGuard"
-CARD_GUARD_WORKER: Final = "deepseek_ocr.engine.vllm_card_guard.KeepsIdsOnCard"
-#: Tokens between two signs of life of a page.
+#: Tokens between two signs of life of a page, at which it is looked over for loops.  The watch looks every 256
+#: characters, some 85 tokens; all its looks at a page of 3 kB take 0.7 ms of the event loop (bench/false_alarms.py).
 STREAM_INTERVAL: Final = 32
 #: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
 STOP_S: Final = 10.0
@@ -89,6 +86,8 @@ class VllmEngine:
             mode=None if self._v2 else mode,
             # A page takes minutes on the CPU; on a card `hang_s` notices first.
             longest_page_s=LONGEST_PAGE_S + self.settings.hang_s if self._card else math.inf,
+            prompted=True,
+            guarded=True,
         )
 
     # -- start and stop
@@ -339,7 +338,7 @@ class VllmEngine:
         return ready_prompt(page.tiles, self._ids, ids, f"page-{next(self._numbers)}")
 
     def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:  # noqa: ARG002 - for subclasses
-        """How vLLM decodes a page, with `room` tokens left in the context: the published recipe."""
+        """How vLLM decodes a page, with `room` tokens left in the context: the published recipe, but for the guard."""
         from vllm import SamplingParams  # noqa: PLC0415 - loaded by now
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 - the same
 
@@ -348,7 +347,7 @@ class VllmEngine:
             max_tokens=min(options.max_tokens or room, room),
             skip_special_tokens=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args=request_args(self._ids[token] for token in EXEMPT),
+            extra_args=request_args((self._ids[token] for token in EXEMPT), options.guard),
         )
 
     # -- health

@@ -12,13 +12,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate, BatchUpdateBuilder, LogitsProcessors, MoveDirectionality
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors
 
 from deepseek_ocr.engine.vllm_card_guard import KEPT, CardGuard
 from deepseek_ocr.guard import Rule, banned_tokens, request_args
-from tests.repeats import ALPHABET, answers, rules
+from tests.repeats import ALPHABET
+from tests.vllm_cpu.batches import Batch
 from tests.vllm_cpu.conftest import session_loop
-from tests.vllm_cpu.test_guard import params
 from tests.vllm_cpu.test_vllm_engine import GUARD, NO_GUARD, Tapped, started
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def expected(before: torch.Tensor, asked: Sequence[tuple[Rule | None, list[int]]
 
 
 class Batches(RuleBasedStateMachine):
-    """The life of a batch as `InputBatch` keeps it under asynchronous scheduling, whose ids never reach the host.
+    """A batch under asynchronous scheduling, whose ids never reach the host.
 
     A list shows a placeholder for each id that was sampled since its request joined; where the prompt is not yet whole
     what was chosen is dropped, and the list stays as long as it was.
@@ -61,68 +61,23 @@ class Batches(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.guard = card_guard()
-        self.builder = BatchUpdateBuilder()
-        #: What each row holds: its rule, the ids it shows, and those that it has.
-        self.rows: list[tuple[Rule | None, list[int], list[int]] | None] = []
+        self.batch = Batch()
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
         """One step of the engine: what is banned is what the rule bans."""
-        indices = st.integers(0, max(0, len(self.rows) - 1))
-        back: list[tuple[Rule | None, list[int]]] = []
-        returning = data.draw(st.sets(indices, max_size=3), label="come back")
-        for row in data.draw(st.sets(indices, max_size=3) if self.rows else st.just(set()), label="leave"):
-            self.builder.removed_append(row)
-            left = self.rows[row]
-            self.rows[row] = None
-            if left is not None and row in returning:
-                back.append((left[0], left[2]))
-        joining = st.tuples(st.one_of(st.none(), rules(), rules()), answers())
-        for rule_, output_ids in [*back, *data.draw(st.lists(joining, max_size=3), label="join")]:
-            self.join(rule_, output_ids)
-        self.condense()
-        if len(self.rows) > 1:
-            pairs = st.lists(st.sampled_from(range(len(self.rows))), min_size=2, max_size=2, unique=True)
-            for one, other in data.draw(st.lists(pairs, max_size=3), label="swap"):
-                self.builder.moved.append((one, other, MoveDirectionality.SWAP))
-                self.rows[one], self.rows[other] = self.rows[other], self.rows[one]
-        self.guard.update_state(self.builder.get_and_reset(len(self.rows)))
-        if not self.rows:
+        self.guard.update_state(self.batch.change(data, resumed=True))
+        requests = self.batch.requests
+        if not requests:
             return
-        before = torch.rand(len(self.rows), VOCABULARY)
+        before = torch.rand(len(requests), VOCABULARY)
         before[:, list(ALPHABET)] += 1  # so that answers repeat themselves
-        whole = [row for row in self.rows if row is not None]
-        after = expected(before, [(rule_, output_ids) for rule_, _, output_ids in whole])
+        after = expected(before, [(request.rule, request.output_ids) for request in requests])
         assert torch.equal(self.guard.apply(before), after)
-        for (_, shown, output_ids), token in zip(whole, after.argmax(dim=-1).tolist(), strict=True):
-            if output_ids or data.draw(st.booleans(), label="the prompt is whole"):
-                shown.append(-1)
-                output_ids.append(token)
-
-    def join(self, rule_: Rule | None, output_ids: list[int]) -> None:
-        """Into the lowest free row, as `InputBatch._register_add_request` does, with the real ids."""
-        row = self.builder.pop_removed()
-        request = (rule_, list(output_ids), list(output_ids))
-        if row is None:
-            row = len(self.rows)
-            self.rows.append(request)
-        else:
-            self.rows[row] = request
-        self.builder.added.append((row, params(rule_), None, request[1]))
-
-    def condense(self) -> None:
-        """The last requests into the lowest gaps, as `InputBatch.condense` does."""
-        gaps = self.builder.removed
-        while gaps:
-            while self.rows and self.rows[-1] is None:
-                self.rows.pop()
-            gap = self.builder.peek_removed()
-            assert gap is not None
-            if gap >= len(self.rows):
-                break
-            self.builder.pop_removed()
-            self.builder.moved.append((len(self.rows) - 1, gap, MoveDirectionality.UNIDIRECTIONAL))
-            self.rows[gap] = self.rows.pop()
+        for request, token in zip(requests, after.argmax(dim=-1).tolist(), strict=True):
+            if bool(request.output_ids) or data.draw(st.booleans(), label="the prompt is whole"):
+                request.shown.append(-1)
+                request.output_ids.append(token)
 
 
 Batches.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
@@ -151,12 +106,10 @@ def test_places_are_given_back() -> None:
     """More requests than there are places, one after the other, in full batches."""
     guard = card_guard()
     asked = SamplingParams(temperature=0, extra_args=request_args({7}))
-    for round_ in range(5):
-        removed = list(range(MAX_NUM_SEQS)) if round_ else []
-        added = [(row, asked, None, [1, 2, 3]) for row in range(MAX_NUM_SEQS)]
+    for _ in range(5):
         # vLLM takes a row out of `removed` when another request joins there.
+        added = [(row, asked, None, [1, 2, 3]) for row in range(MAX_NUM_SEQS)]
         guard.update_state(BatchUpdate(MAX_NUM_SEQS, removed=[], added=added, moved=[]))
-        del removed
         guard.apply(torch.rand(MAX_NUM_SEQS, VOCABULARY))
 
 

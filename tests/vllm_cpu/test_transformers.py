@@ -22,7 +22,7 @@ from deepseek_ocr.engine.transformers_config import native_config
 from deepseek_ocr.engine.transformers_load import Loaded, load
 from deepseek_ocr.engine.transformers_process import Ask, BatchReader, Read, Row, Text, Unreadable
 from deepseek_ocr.errors import EngineDeadError, EngineStartError
-from deepseek_ocr.guard import NGRAM_SIZE, WINDOW_SIZE, first_disagreement
+from deepseek_ocr.guard import NGRAM_SIZE, SHORT, WINDOW_SIZE, first_disagreement
 from deepseek_ocr.prompt import Options, Task, prompt_for
 from tests.test_transformers import PUBLISHED, V1
 from tests.test_transformers import folder as config_folder
@@ -155,6 +155,8 @@ def test_guard_breaks_a_loop(loaded: Loaded) -> None:
     assert guarded[:banned] == unguarded[:banned]
     assert guarded[banned] != unguarded[banned]
     assert first_disagreement(guarded, NGRAM_SIZE, WINDOW_SIZE, loaded.exempt) is None
+    sooner = output_ids(loaded, replace(asked, guard=SHORT))
+    assert first_disagreement(sooner, SHORT.ngram_size, SHORT.window_size, loaded.exempt) is None
     assert loaded.exempt == {loaded.tokenizer.convert_tokens_to_ids(token) for token in ("<td>", "</td>")}
 
 

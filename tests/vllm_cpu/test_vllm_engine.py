@@ -18,12 +18,14 @@ import pytest_asyncio
 from PIL import ImageOps
 from tokenizers import Tokenizer
 
+from deepseek_ocr import attempt
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.vllm import STREAM_INTERVAL, VllmEngine
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS
 from deepseek_ocr.engine.vllm_processes import core_processes
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import request_args
+from deepseek_ocr.loops import find_loop
 from deepseek_ocr.prompt import IMAGE_TOKEN, Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import tile
 from tests.conftest import eventually
@@ -58,6 +60,8 @@ class Tapped(VllmEngine):
     def __init__(self, model: Path) -> None:
         super().__init__(str(model))
         self.guard = GUARD
+        #: All that may be said; None = anything.
+        self.allowed: list[int] | None = None
         self.prompt_ids: dict[int, list[int]] = {}
         self.answer_ids: dict[int, list[int]] = defaultdict(list)
         #: The warm-up page is number 0.
@@ -72,6 +76,7 @@ class Tapped(VllmEngine):
         params = super().sampling_params(page, options, room)
         assert params.extra_args == GUARD
         params.extra_args = self.guard
+        params.allowed_token_ids = self.allowed
         return params
 
     async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncGenerator[Any, None]:
@@ -226,6 +231,23 @@ async def test_a_page_given_up_leaves_the_engine_to_others(engine: Tapped, pictu
     assert engine.health().detail.startswith("1 pages in flight")
     reading[0].cancel()
     await asyncio.wait(reading)
+
+
+async def test_a_loop_is_given_up_while_it_streams(
+    engine: Tapped, model_folder: Path, pictures: dict[str, Image.Image]
+) -> None:
+    """With a few letters and no guard random weights stammer: the page comes back long before its context is full."""
+    tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+    engine.guard, engine.allowed = NO_GUARD, tokenizer.encode("the quay", add_special_tokens=False).ids
+    try:
+        done = await attempt.recognize(engine, engine.page(pictures["small"], Mode.TINY), ENDLESS)
+    finally:
+        engine.guard, engine.allowed = GUARD, None
+    assert done.finish_reason == "repetition"
+    assert find_loop(done.text) is not None
+    assert len(done.text) < 4000
+    assert engine.health().detail.startswith("0 pages in flight")
+    assert len(await engine.ids(pictures["small"], 2)) == 2
 
 
 async def test_what_vllm_refuses_is_this_pages_fault(engine: Tapped, pictures: dict[str, Image.Image]) -> None:

@@ -1,0 +1,150 @@
+"""One try at a page: an engine that loops is stopped while it writes, and all else is as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deepseek_ocr.attempt import recognize
+from deepseek_ocr.completion import Completion, EngineInfo, PageImage
+from deepseek_ocr.engine.reviving import RevivingEngine
+from deepseek_ocr.errors import PageError
+from deepseek_ocr.loops import find_loop
+from deepseek_ocr.prompt import Options, Task
+from tests.fakes import FakeEngine
+from tests.loop_samples import HEAD, LOOPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RAW_OUTPUTS = Path(__file__).parent.parent.parent / "shared" / "raw_outputs"
+#: Real loops that are seen before their end (bench/false_alarms.py).
+REAL_LOOPS = ("0154", "0211", "0242", "0271", "0273", "0316")
+PAGE = PageImage(0, 100, 100, "px", None, 0.1)
+
+
+class StreamingEngine(FakeEngine):
+    """Writes its answers in pieces of a hundred characters, a turn of the loop each."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        super().__init__()
+        self.info = EngineInfo("stream", "stream-1", frozenset(Task), needs="pixels", capacity=1, prompted=True)
+        self._answers = list(answers)
+        #: Characters written, and whether the page was given up.
+        self.written = 0
+        self.given_up = False
+
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
+        """All answers one after the other: all but the last are taken back."""
+        del page, options
+        try:
+            for answer in self._answers:
+                if isinstance(answer, Exception):
+                    raise answer
+                for end in range(100, len(answer) + 100, 100):
+                    self.written = end
+                    if on_text is not None:
+                        on_text(answer[:end])
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.given_up = True
+            raise
+        return Completion(str(self._answers[-1]), "stop", 0.1, completion_tokens=7)
+
+
+async def test_a_page_that_ends_is_left_alone() -> None:
+    """The completion is the engine's own, and the caller hears each piece."""
+    engine, heard = StreamingEngine(HEAD), list[str]()
+    completion = await recognize(engine, PAGE, Options(), heard.append)
+    assert (completion.text, completion.finish_reason, completion.completion_tokens) == (HEAD, "stop", 7)
+    assert heard[-1] == HEAD
+    assert all(after.startswith(before) for before, after in pairwise(heard))
+
+
+@pytest.mark.parametrize("name", ["a sentence", "two characters"])
+async def test_a_loop_is_given_up_while_it_comes(name: str) -> None:
+    """What had come is kept, and the rest is never written."""
+    text = HEAD + LOOPS[name][0] * 9
+    engine = StreamingEngine(text)
+    completion = await recognize(engine, PAGE, Options())
+    assert completion.finish_reason == "repetition"
+    assert engine.given_up
+    assert text.startswith(completion.text)
+    assert len(completion.text) <= engine.written < len(text) / 2
+    assert completion.completion_tokens == len(completion.text) // 3
+
+
+@pytest.mark.parametrize("name", REAL_LOOPS)
+async def test_real_loops_are_given_up_while_they_come(name: str) -> None:
+    """Answers of the model that looped (section 2.1 of the research), as they would have streamed."""
+    path = RAW_OUTPUTS / f"{name}.txt"
+    if not path.is_file():
+        pytest.skip("the real answers are not here")
+    text = path.read_text(encoding="utf-8")
+    engine = StreamingEngine(text)
+    completion = await recognize(engine, PAGE, Options())
+    assert completion.finish_reason == "repetition"
+    assert engine.given_up
+    assert find_loop(completion.text) == find_loop(text)
+
+
+async def test_giving_a_page_up_is_no_death() -> None:
+    """The engine that is built anew after its deaths lets the page go, and reads the next."""
+    engine = StreamingEngine(HEAD + LOOPS["a sentence"][0] * 9)
+    reviving = RevivingEngine(engine)
+    await reviving.start()
+    assert (await recognize(reviving, PAGE, Options())).finish_reason == "repetition"
+    assert engine.given_up
+    assert (await recognize(reviving, PAGE, Options())).finish_reason == "repetition"
+    assert reviving.deaths == 0
+    await reviving.stop()
+
+
+async def test_an_answer_that_begins_anew_is_watched_anew() -> None:
+    """Half a loop before and half after the engine's death are none."""
+    half = "The committee met twice and took note of the report. " * 4
+    assert find_loop(half) is None
+    engine = StreamingEngine(half, half[4:], HEAD)
+    completion = await recognize(engine, PAGE, Options())
+    assert (completion.text, engine.given_up) == (HEAD, False)
+
+
+async def test_who_gives_the_page_up_is_heard() -> None:
+    """Cancelling goes through to the engine, also when it loops in the same moment."""
+    engine = StreamingEngine(HEAD + LOOPS["a sentence"][0] * 9)
+    reading: list[asyncio.Task[Completion]] = []
+
+    def give_up(text: str) -> None:
+        if find_loop(text) is not None:
+            reading[0].cancel()
+
+    reading.append(asyncio.create_task(recognize(engine, PAGE, Options(), give_up)))
+    with pytest.raises(asyncio.CancelledError):
+        await reading[0]
+    assert engine.given_up
+
+
+async def test_an_engines_errors_come_through() -> None:
+    """Before and after a piece."""
+    with pytest.raises(PageError, match="too large"):
+        await recognize(StreamingEngine(HEAD, PageError("too large")), PAGE, Options())
+
+
+async def test_an_engine_that_drops_a_page_is_no_loop() -> None:
+    """A cancellation that nobody asked for is passed on."""
+
+    class Dropping(FakeEngine):
+        async def recognize(
+            self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+        ) -> Completion:
+            del page, options, on_text
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await recognize(Dropping(), PAGE, Options())

@@ -1,0 +1,387 @@
+"""Pages with their blocks drawn: each where it stands, however the page lies, and whatever is wrong with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from daemon.outputs import write_document
+from deepseek_ocr.document import Block, Document, DocumentHead, Flag, Page
+from deepseek_ocr.errors import Corrupt
+from deepseek_ocr.layout_pdf import ALARM, COLOURS, MAX_DRAWN, draw_layout, notes, read_pages
+from deepseek_ocr.pages_pdf import mupdf
+from tests.documents import (
+    CORNER_COLOURS,
+    LIMITS,
+    bars,
+    content_pdf,
+    corners,
+    encoded,
+    heic,
+    jpeg,
+    load,
+    pdf,
+    rgb,
+    scanned_pdf,
+    stream,
+    text_pdf,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from deepseek_ocr.completion import Box
+    from deepseek_ocr.document import Category
+
+#: Bottom left and size, in points from the origin of the PDF: off the middle on both axes.
+MARK = (150, 500, 60, 30)
+MARK_PDF = b"0 g %d %d %d %d re f" % MARK
+#: How far a colour may be from what is meant, in levels of 255: edges are smoothed, JPEG is not exact.
+NEAR = 60
+
+
+def block(
+    number: int, box: Box | None, category: Category = "text", page_number: int = 1, flags: tuple[Flag, ...] = ()
+) -> Block:
+    """A block at these fractions of its page."""
+    block_id = f"p{page_number}b{number}"
+    return Block(id=block_id, category=category, label="", text="x", box=box, relative_box=box, flags=flags)
+
+
+def page(source: Path, *blocks: Block, page_number: int = 1, problem: str | None = None) -> Page:
+    """A page of the source with these blocks."""
+    seen = load(source, page_number - 1, pixels=False)
+    return Page(
+        page_number=page_number, width=seen.width, height=seen.height, unit=seen.unit, blocks=blocks,
+        problem=problem, source="x", seconds=0,
+    )  # fmt: skip
+
+
+def head(pages: Sequence[Page]) -> DocumentHead:
+    """The head of a document with these pages."""
+    return DocumentHead(
+        source_name="x", source_type="pdf", engine="x", model="x", task="document", page_count=len(pages)
+    )
+
+
+def drawn(source: Path, *pages: Page) -> Any:
+    """The layout of a document, opened."""
+    write_document(source.parent, "x", head(pages), lambda: pages)
+    target = source.parent / "layout.pdf"
+    draw_layout(source, source.parent / "x.json", target, LIMITS)
+    return mupdf().open(stream=target.read_bytes())
+
+
+def pixels(layout: Any, page_index: int = 0) -> NDArray[np.int16]:
+    """A page of it as RGB (height, width, 3), 2,500 pixels on its longer side: two for a thin line."""
+    sheet = layout[page_index]
+    scale = 2500 / max(sheet.rect.width, sheet.rect.height)
+    pixmap = sheet.get_pixmap(matrix=mupdf().Matrix(scale, scale), alpha=False, colorspace=mupdf().csRGB)
+    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.width, 3).astype(np.int16)
+
+
+def has(image: NDArray[np.int16], x: float, y: float, colour: tuple[float, ...], reach: int = 2) -> bool:
+    """Whether that colour (0 to 255) is within so many pixels of a place, in fractions of the page."""
+    height, width, _ = image.shape
+    row, column = round(y * height), round(x * width)
+    part = image[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
+    return bool((np.abs(part - np.array(colour)).max(axis=2) <= NEAR).any())
+
+
+def ink(category: Category) -> tuple[float, ...]:
+    """The colour of a category from 0 to 255."""
+    return tuple(255 * part for part in COLOURS[category])
+
+
+def dark_box(image: NDArray[np.int16]) -> Box:
+    """Where the dark pixels are, in fractions of the page."""
+    rows, columns = np.nonzero(image.max(axis=2) < 100)
+    height, width, _ = image.shape
+    return columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+@pytest.mark.parametrize("crop", [b"", b"/CropBox [100 300 400 700]", b"/MediaBox [-50 200 500 900]"])
+def test_blocks_stand_where_they_are_seen(tmp_path: Path, turn: int, crop: bytes) -> None:
+    """A mark and the block that was found around it are in the same place, however the page lies and is cut."""
+    source = write(tmp_path, content_pdf([MARK_PDF], page=b"/Rotate %d %s" % (turn, crop)))
+    mark = dark_box(rgb(load(source)).astype(np.int16))
+    left, top, right, bottom = mark[0] - 0.03, mark[1] - 0.03, mark[2] + 0.03, mark[3] + 0.03
+    layout = drawn(source, page(source, block(1, (left, top, right, bottom))))
+    image = pixels(layout)
+    assert layout[0].rotation == 0
+    assert (layout[0].rect.width, layout[0].rect.height) == (page(source).width, page(source).height)
+    middle, centre = (left + right) / 2, (top + bottom) / 2
+    for x, y in ((left, centre), (right, centre), (middle, top), (middle, bottom)):
+        assert has(image, x, y, ink("text"))
+    height, width, _ = image.shape
+    below = image[
+        round(top * height) + 6 : round(bottom * height) - 6, round(left * width) + 6 : round(right * width) - 6
+    ]
+    seen = dark_box(below)
+    share = 0.03 / (right - left), 0.03 / (bottom - top)
+    assert seen == pytest.approx((share[0], share[1], 1 - share[0], 1 - share[1]), abs=0.03)
+
+
+def test_pages_of_a_pdf_stay_text(tmp_path: Path) -> None:
+    """The letters can still be copied, and number and category of each block stand beside them."""
+    source = write(tmp_path, text_pdf(3))
+    layout = drawn(
+        source,
+        *(page(source, block(1, (0.1, 0.2, 0.5, 0.3), "heading", number), page_number=number) for number in (1, 2, 3)),
+    )
+    assert layout.page_count == 3
+    for number, sheet in enumerate(layout, 1):
+        words = sheet.get_text()
+        assert f"Page {number}" in words
+        assert f"lazy dog {number}.30" in words
+        assert "1 heading" in words
+
+
+def test_form_fields_and_annotations_are_seen(tmp_path: Path) -> None:
+    """What stands in a form or was written on the page is part of what people see."""
+    pymupdf = mupdf()
+    document = pymupdf.open()
+    sheet = document.new_page()
+    sheet.add_freetext_annot(pymupdf.Rect(100, 100, 300, 130), "a remark")
+    field = pymupdf.Widget()
+    field.field_name, field.field_type, field.rect = "f", pymupdf.PDF_WIDGET_TYPE_TEXT, pymupdf.Rect(100, 200, 300, 230)
+    field.field_value = "a value"
+    sheet.add_widget(field)
+    source = write(tmp_path, document.tobytes())
+    words = drawn(source, page(source))[0].get_text()
+    assert "a remark" in words
+    assert "a value" in words
+
+
+def test_a_photograph_is_upright(tmp_path: Path) -> None:
+    """A picture that EXIF turns lies as people see it, and so do its blocks."""
+    exif = Image.Exif()
+    exif[274] = 6  # stored turned to the left
+    source = write(tmp_path, jpeg(corners(1200, 800), exif=exif))
+    layout = drawn(source, page(source, block(1, (0.6, 0.7, 0.9, 0.9), "table")))
+    image = pixels(layout)
+    assert image.shape[0] > image.shape[1]
+    # Turned to the right, what was at the bottom left comes to the top left.
+    for (x, y), colour in zip(
+        ((0.25, 0.25), (0.75, 0.25), (0.75, 0.65), (0.25, 0.75)), (CORNER_COLOURS[3], *CORNER_COLOURS[:3]), strict=True
+    ):
+        assert has(image, x, y, colour)
+    assert has(image, 0.6, 0.8, ink("table"))
+
+
+def test_each_frame_of_a_tiff_is_a_page(tmp_path: Path) -> None:
+    """Frames of several sizes become pages of their shapes, no larger than A4 at 150 dpi."""
+    frames = [bars((1240, 1754)), corners(400, 200), bars((3000, 2000), seed=1)]
+    source = write(tmp_path, encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+    layout = drawn(
+        source, *(page(source, block(1, (0.2, 0.2, 0.8, 0.8), "figure", n), page_number=n) for n in (1, 2, 3))
+    )
+    assert layout.page_count == 3
+    for number, frame in enumerate(frames):
+        rect = layout[number].rect
+        assert max(rect.width, rect.height) == pytest.approx(842)
+        assert rect.width / rect.height == pytest.approx(frame.width / frame.height, rel=0.01)
+        ((_, _, *size, _, _, _, _, decoder, _),) = layout[number].get_images(full=True)
+        assert (max(size), decoder) == (min(1754, max(frame.size)), "DCTDecode")
+        assert has(pixels(layout, number), 0.2, 0.5, ink("figure"))
+
+
+def test_heic(tmp_path: Path) -> None:
+    """The pictures of telephones are drawn as others."""
+    source = write(tmp_path, heic(corners()))
+    assert has(pixels(drawn(source, page(source))), 0.25, 0.25, CORNER_COLOURS[0])
+
+
+def test_a_page_with_a_problem_is_seen_at_once(tmp_path: Path) -> None:
+    """It has a red frame and says what is wrong; its neighbours have none."""
+    source = write(tmp_path, text_pdf(2))
+    layout = drawn(source, page(source), page(source, page_number=2, problem="it repeats itself, \u65e5"))
+    red = tuple(255 * part for part in ALARM)
+    good, bad = pixels(layout, 0), pixels(layout, 1)
+    for x, y in ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.99, 0.01)):
+        assert has(bad, x, y, red)
+        assert not has(good, x, y, red)
+    assert "Page 2 was not read as it should be: it repeats itself, ?" in layout[1].get_text()
+    assert "Page 1" in layout[0].get_text()
+
+
+def test_a_page_that_cannot_be_loaded_is_empty_and_says_so(tmp_path: Path) -> None:
+    """A page that the file does not hold, and one more than it has, cost neither the others nor the document."""
+    content = pdf([
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R 9 0 R] /Count 2 /MediaBox [0 0 595 842] >>",
+        b"<< /Type /Page /Parent 2 0 R /Contents 4 0 R >>",
+        stream(MARK_PDF),
+    ])  # fmt: skip
+    source = write(tmp_path, content)
+    gone = Page(page_number=2, width=300, height=400, unit="pt", blocks=(), source="x", seconds=0)
+    layout = drawn(source, page(source), gone, gone.model_copy(update={"page_number": 3, "problem": "unreadable"}))
+    assert layout.page_count == 3
+    assert pixels(layout, 0).min() < 30
+    for number in (2, 3):
+        assert (layout[number - 1].rect.width, layout[number - 1].rect.height) == (300, 400)
+        assert f"Page {number} cannot be shown: the page is missing" in " ".join(layout[number - 1].get_text().split())
+
+
+def test_torn_instructions_end_on_their_page(tmp_path: Path) -> None:
+    """What is drawn over a page does not depend on whether its own instructions close what they opened."""
+    source = write(tmp_path, content_pdf([b"0 g 9 9 99 99 re f q 0.1 0 0 0.1 0 0 cm q q 9 w BT (torn", MARK_PDF]))
+    layout = drawn(source, *(page(source, block(1, (0.2, 0.2, 0.8, 0.8), "chart", n), page_number=n) for n in (1, 2)))
+    for index in (0, 1):
+        assert has(pixels(layout, index), 0.2, 0.5, ink("chart"))
+
+
+def test_a_torn_tiff_keeps_its_sound_pages(tmp_path: Path) -> None:
+    """A frame that cannot be decoded is an empty page."""
+    content = encoded(bars((300, 400)), "TIFF", save_all=True, append_images=[bars((300, 400), seed=1)])
+    source = write(tmp_path, content[: len(content) - 60_000])
+    sound = Page(page_number=1, width=300, height=400, unit="px", blocks=(), source="x", seconds=0)
+    layout = drawn(source, sound, sound.model_copy(update={"page_number": 2, "problem": "unreadable"}))
+    assert layout.page_count == 2
+    assert "cannot be shown" in layout[1].get_text()
+
+
+def test_a_damaged_picture_is_an_empty_page(tmp_path: Path) -> None:
+    """Also the only one of its file, which is a document error elsewhere."""
+    content = encoded(bars((300, 400)), "PNG")
+    source = write(tmp_path, content[:-4000])
+    torn = Page(page_number=1, width=300, height=400, unit="px", blocks=(), source="x", seconds=0, problem="torn")
+    assert "cannot be shown" in drawn(source, torn)[0].get_text()
+
+
+def test_an_empty_password_is_none(tmp_path: Path) -> None:
+    """A PDF that only forbids to print it is drawn as others, and not encrypted any more."""
+    pymupdf = mupdf()
+    document = pymupdf.open(stream=text_pdf(1))
+    source = write(tmp_path, document.tobytes(encryption=pymupdf.PDF_ENCRYPT_AES_256, owner_pw="x", user_pw=""))
+    layout = drawn(source, page(source))
+    assert "Page 1" in layout[0].get_text()
+    assert not layout.is_encrypted
+
+
+def test_a_source_that_is_none_is_a_document_error(tmp_path: Path) -> None:
+    """A file that cannot be opened is refused as when it was read; nothing is written."""
+    source = write(tmp_path, b"%PDF-1.7\nnothing")
+    with pytest.raises(Corrupt):
+        draw_layout(source, tmp_path / "x.json", tmp_path / "layout.pdf", LIMITS)
+    assert not (tmp_path / "layout.pdf").exists()
+
+
+# What is drawn
+
+
+def test_each_category_has_its_colour_and_a_caption_its_arrow(tmp_path: Path) -> None:
+    """Tags tell number and category; between a caption and its figure is an arrow."""
+    source = write(tmp_path, content_pdf([b""]))
+    found = [
+        block(number, (0.2, 0.12 * number, 0.8, 0.12 * number + 0.06), category)
+        for number, category in enumerate(COLOURS, 1)
+    ]
+    found[-1] = found[-1].model_copy(update={"caption_of": found[0].id})
+    layout = drawn(source, page(source, *found))
+    image, words = pixels(layout), layout[0].get_text().splitlines()
+    for number, (category, one) in enumerate(zip(COLOURS, found, strict=True), 1):
+        assert f"{number} {category}" in words
+        assert one.relative_box
+        assert has(image, 0.8, one.relative_box[1] + 0.03, ink(category))
+    assert has(image, 0.5, 0.5, ink("caption"))  # the arrow goes past the middle of the page
+    assert words.count("formula") == 1  # the legend
+
+
+@pytest.mark.parametrize(
+    ("content", "box"),
+    [(b"0 g 0 0 595 60 re f", (0.1, 0.1, 0.2, 0.2)), (b"", (0.0, 0.9, 1.0, 1.0))],
+    ids=["ink of the page", "a block"],
+)
+def test_the_legend_hides_nothing(tmp_path: Path, content: bytes, box: Box) -> None:
+    """Where something is at the foot of the first page, there is no legend."""
+    source = write(tmp_path, content_pdf([content]))
+    assert "heading" not in drawn(source, page(source, block(1, box, "heading")))[0].get_text().splitlines()
+
+
+def test_notes() -> None:
+    """A page's problem comes first; flags name their blocks, blocks without a place are counted."""
+    blocks = [
+        block(1, None, flags=(Flag.NO_BOX,)),
+        *(block(number, (0, 0, 1, 1), flags=(Flag.CLAMPED, Flag.LOOP_CUT)) for number in range(2, 12)),
+    ]
+    told = Page(
+        page_number=7, width=1, height=1, unit="pt", blocks=(*blocks, *[blocks[0]] * MAX_DRAWN), problem="why",
+        source="x", seconds=0,
+    )  # fmt: skip
+    assert notes(told, "gone") == [
+        "Page 7 was not read as it should be: why",
+        "Page 7 cannot be shown: gone",
+        "1001 blocks without a place",
+        "11 blocks more than are drawn",
+        "clamped: 2, 3, 4, 5, 6, 7, 8, 9 and 2 more",
+        "loop cut: 2, 3, 4, 5, 6, 7, 8, 9 and 2 more",
+    ]
+
+
+def test_pages_are_read_from_any_docjson(tmp_path: Path) -> None:
+    """From the daemon's file page by page, and from one on a single line."""
+    pages = tuple(
+        Page(
+            page_number=n, width=1, height=1, unit="pt", blocks=(block(1, None, page_number=n),), source="x", seconds=0
+        )
+        for n in (1, 2)
+    )
+    write_document(tmp_path, "x", head(pages), lambda: pages)
+    whole = tmp_path / "whole.json"
+    whole.write_text(Document(**head(pages).model_dump(), pages=pages).model_dump_json(), encoding="utf-8")
+    assert [*read_pages(tmp_path / "x.json")] == [*read_pages(whole)] == [*pages]
+
+
+SHARES = st.floats(0, 1)
+BLOCKS = st.lists(
+    st.builds(
+        lambda box, category, flags, target: (box, category, flags, target),
+        st.none() | st.tuples(SHARES, SHARES, SHARES, SHARES),
+        st.sampled_from([*COLOURS]),
+        st.sets(st.sampled_from([*Flag])),
+        st.integers(0, 12),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(BLOCKS, st.none() | st.text(max_size=2000), st.sampled_from([(1, 1), (595, 842), (14_400, 3), (5000, 7000)]))
+def test_any_blocks(
+    tmp_path: Path,
+    rows: list[tuple[Box | None, Category, set[Flag], int]],
+    problem: str | None,
+    size: tuple[int, int],
+) -> None:
+    """Whatever the blocks and the page's size, there is a page of that size with its blocks' tags on it."""
+    source = write(tmp_path, content_pdf([b""], size=size))
+    blocks = [
+        block(number, box, category, flags=tuple(sorted(flags))).model_copy(update={"caption_of": f"p1b{target}"})
+        for number, (box, category, flags, target) in enumerate(rows, 1)
+    ]
+    layout = drawn(source, page(source, *blocks, problem=problem and problem.encode("utf-8", "replace").decode()))
+    assert (layout[0].rect.width, layout[0].rect.height) == pytest.approx(size)
+    # In the order they were drawn, as tags may stand on each other; spaces are left out.
+    letters = "".join(chr(letter[0]) for span in layout[0].get_texttrace() for letter in span["chars"])
+    for number, one in enumerate(blocks, 1):
+        assert one.relative_box is None or f"{number}{one.category}" in letters.replace(" ", "")
+
+
+def test_a_long_document_keeps_its_size(tmp_path: Path) -> None:
+    """What all pages share is written once, and scans are copied as they are."""
+    for content, most in ((text_pdf(100), 1.5), (scanned_pdf(3), 1.1)):
+        source = write(tmp_path, content)
+        count = 100 if most > 1.2 else 3
+        drawn(source, *(page(source, block(1, (0.1, 0.1, 0.9, 0.9)), page_number=n + 1) for n in range(count)))
+        assert (tmp_path / "layout.pdf").stat().st_size < most * len(content) + 20_000
