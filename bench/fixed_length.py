@@ -51,7 +51,9 @@ class FixedLengthEngine(vllm.VllmEngine):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lengths = itertools.cycle(lengths())
-        self._guarded = os.environ.get(GUARD, "1") == "1"
+        guard = os.environ.get(GUARD, "1")
+        self._guarded = guard != "0"
+        self.guard_on_card = guard == "card"
         #: Where each page's ids go.
         self._ids_file = Path(os.environ[IDS_FILE]) if os.environ.get(IDS_FILE) else None
         #: Tokens and seconds of all pages so far.

@@ -4,8 +4,9 @@ Bar: the whole daemon, guard on, reads 1.3 x as many pages a second as the recip
 dummy weights (`--model`, a folder with config.json and tokenizer), pages of A4 at 144 dpi, answers of 300 to 1,500
 tokens (905 in the mean), greedy.  Each stage is a process of its own, as an engine keeps its card.
 
-`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), kill (the
-engine core dies on the way), presets (24gb and 8gb).
+`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), card
+and card_daemon (png and daemon with the guard on the card), kill (the engine core dies on the way), presets (24gb and
+8gb).
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ BAR = 1.3
 PAGE_PX = (1191, 1684)
 #: Different pages; more documents are copies of them.
 PICTURES = 64
-PAGES = {"recipe": 512, "png": 256, "unguarded": 512, "daemon": 2048, "kill": 256, "presets": 64}
+PAGES = {
+    "recipe": 512,
+    "png": 256,
+    "unguarded": 512,
+    "card": 512,
+    "daemon": 2048,
+    "card_daemon": 2048,
+    "kill": 256,
+    "presets": 64,
+}
 #: Of the recipe; 256 gave less (bench/README.md).
 RECIPE_SEQS = 128
 MARK = "BENCH-RESULT "
@@ -239,8 +249,9 @@ def used_mb() -> int:
 
 def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Run a stage as a process of its own; its figures."""
-    environment = {**os.environ, "BENCH_GUARD": "0" if stage == "unguarded" else "1"}
-    inner = "png" if stage == "unguarded" else stage
+    guard = {"unguarded": "0", "card": "card", "card_daemon": "card"}.get(stage, "1")
+    environment = {**os.environ, "BENCH_GUARD": guard}
+    inner = {"unguarded": "png", "card": "png", "card_daemon": "daemon"}.get(stage, stage)
     begun = time.perf_counter()
     result = subprocess.run(  # noqa: S603 - ourselves
         [sys.executable, "-m", "bench.gpu", "--stage", inner, "--model", arguments.model,

@@ -121,6 +121,7 @@ ENGINES = [
     "vllm_processes",
     "vllm_plugin",
     "vllm_guard",
+    "vllm_card_guard",
     "vllm_model",
     "vllm_input",
     "vllm",

@@ -24,7 +24,7 @@ from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Heal
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
 from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
-from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE, PARENT_VARIABLE
+from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE, CARD_GUARD, CARD_GUARD_WORKER, GUARD, PARENT_VARIABLE
 from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import EXEMPT, request_args
@@ -51,6 +51,9 @@ WARM_UP_S: Final = 300.0
 
 class VllmEngine:
     """Reads pages with DeepSeek-OCR on one NVIDIA card, many at once."""
+
+    #: Off until it has been measured on a card; the benchmarks and tests set it.
+    guard_on_card = False
 
     def __init__(
         self, model: str, *, mode: Mode = Mode.GUNDAM, gpu: int = 0, settings: VllmSettings | None = None
@@ -101,6 +104,8 @@ class VllmEngine:
         try:
             self._engine = await asyncio.shield(building)
             self._processes = core_processes(others)
+            if self.guard_on_card:
+                await self._engine.collective_rpc("keep_ids_on_card")
             # Kernels are compiled for the first page, so the watch begins after it.
             async with asyncio.timeout(WARM_UP_S):
                 await self._warm_up()
@@ -176,7 +181,7 @@ class VllmEngine:
             # Pages do not repeat.
             "enable_prefix_caching": False,
             "mm_processor_cache_gb": 0,
-            "logits_processors": ["deepseek_ocr.engine.vllm_guard:NoRepeatGuard"],
+            "logits_processors": [CARD_GUARD if self.guard_on_card else GUARD],
             "stream_interval": STREAM_INTERVAL,
             "disable_log_stats": True,
         }
@@ -188,6 +193,8 @@ class VllmEngine:
             arguments |= {"quantization": self.plan.quantization}
         if not self._v2:  # DeepSeek-OCR-2 runs with vLLM's own class
             arguments |= {"hf_overrides": {"architectures": [ARCHITECTURE]}}
+        if self.guard_on_card:
+            arguments |= {"worker_extension_cls": CARD_GUARD_WORKER}
         arguments |= self.engine_arguments()
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()

@@ -23,6 +23,10 @@ PARENT_VARIABLE: Final = "OCR_DAEMON_ENGINE_PARENT"
 #: What config.json's `architectures` is overridden with.
 ARCHITECTURE: Final = "ResidentDeepseekOCR"
 _CLASS: Final = "deepseek_ocr.engine.vllm_model:ResidentDeepseekOCR"
+#: The guard against repetition as vLLM loads it, and the one that stays on the card with what its worker needs.
+GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
+CARD_GUARD: Final = "deepseek_ocr.engine.vllm_card_guard:CardGuard"
+CARD_GUARD_WORKER: Final = "deepseek_ocr.engine.vllm_card_guard.KeepsIdsOnCard"
 
 
 def register() -> None:

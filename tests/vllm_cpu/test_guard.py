@@ -13,11 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from torch.utils._python_dispatch import TorchDispatchMode
 from vllm import SamplingParams
 from vllm.model_executor.models.deepseek_ocr import NGramPerReqLogitsProcessor, NoRepeatNGramLogitsProcessor
-from vllm.v1.sample.logits_processor import BatchUpdate, BatchUpdateBuilder, LogitsProcessors, MoveDirectionality
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors
 
 from deepseek_ocr.engine.vllm_guard import NoRepeatGuard
 from deepseek_ocr.guard import Rule, banned_tokens, request_args
 from tests.repeats import ALPHABET, answers, published_size, rules
+from tests.vllm_cpu.batches import Batch
 
 if TYPE_CHECKING:
     from vllm.v1.sample.logits_processor import LogitsProcessor
@@ -32,14 +33,6 @@ def processors() -> list[LogitsProcessor]:
     return [kind(SimpleNamespace(), CPU, is_pin_memory=False) for kind in (NoRepeatGuard, NGramPerReqLogitsProcessor)]
 
 
-def params(rule: Rule | None) -> SamplingParams:
-    """A request that asks for a rule, or for none."""
-    if rule is None:
-        return SamplingParams(temperature=0)
-    asked = {"ngram_size": rule.ngram_size, "window_size": rule.window_size, "whitelist_token_ids": [*rule.whitelist]}
-    return SamplingParams(temperature=0, extra_args=asked)
-
-
 @settings(max_examples=1000, deadline=None)
 @given(st.one_of(st.tuples(answers(), rules()), published_size()))
 def test_rule_is_that_of_vllm(case: tuple[list[int], Rule]) -> None:
@@ -52,70 +45,27 @@ def test_rule_is_that_of_vllm(case: tuple[list[int], Rule]) -> None:
 
 
 class Batches(RuleBasedStateMachine):
-    """The life of a batch as `InputBatch` keeps it: requests join, leave, slide down into gaps and swap rows.
+    """A batch and both processors.
 
     The id sampled last stands as -1 in its list until just before the processors run, as asynchronous scheduling
-    leaves it, and the list stays the same object throughout.
+    leaves it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.ours, self.upstream = processors()
-        self.builder = BatchUpdateBuilder()
-        #: What each row holds: its rule, the ids it shows to the processors, and those that it ought to have.
-        self.rows: list[tuple[Rule | None, list[int], list[int]] | None] = []
-
-    def join(self, rule: Rule | None, output_ids: list[int]) -> None:
-        """Into the lowest free row, as `InputBatch._register_add_request` does; ids, since it may be a resumed one."""
-        row = self.builder.pop_removed()
-        shown = list(output_ids)
-        request = (rule, shown, list(output_ids))
-        if row is None:
-            row = len(self.rows)
-            self.rows.append(request)
-        else:
-            self.rows[row] = request
-        self.builder.added.append((row, params(rule), None, shown))
-
-    def condense(self) -> None:
-        """The last requests into the lowest gaps, as `InputBatch.condense` does."""
-        gaps = self.builder.removed
-        while gaps:
-            while self.rows and self.rows[-1] is None:
-                self.rows.pop()
-            gap = self.builder.peek_removed()
-            assert gap is not None
-            if gap >= len(self.rows):
-                break
-            self.builder.pop_removed()
-            self.builder.moved.append((len(self.rows) - 1, gap, MoveDirectionality.UNIDIRECTIONAL))
-            self.rows[gap] = self.rows.pop()
+        self.batch = Batch()
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
         """One step of the engine: both processors see the same change of the batch and ban the same tokens."""
-        indices = st.integers(0, max(0, len(self.rows) - 1))
-        for row in data.draw(st.sets(indices, max_size=3) if self.rows else st.just(set()), label="leave"):
-            self.builder.removed_append(row)
-            self.rows[row] = None
-        joining = st.tuples(st.one_of(st.none(), rules(), rules()), answers())
-        for rule_, output_ids in data.draw(st.lists(joining, max_size=3), label="join"):
-            self.join(rule_, output_ids)
-        self.condense()
-        if len(self.rows) > 1:
-            pairs = st.lists(st.sampled_from(range(len(self.rows))), min_size=2, max_size=2, unique=True)
-            for one, other in data.draw(st.lists(pairs, max_size=3), label="swap"):
-                self.builder.moved.append((one, other, MoveDirectionality.SWAP))
-                self.rows[one], self.rows[other] = self.rows[other], self.rows[one]
-
-        update = self.builder.get_and_reset(len(self.rows))
+        update = self.batch.change(data)
         self.ours.update_state(update)
         self.upstream.update_state(update)
-        before = torch.rand(len(self.rows), VOCABULARY)
+        requests = self.batch.requests
+        before = torch.rand(len(requests), VOCABULARY)
         expected = before.clone()
-        for row, request in enumerate(self.rows):
-            assert request is not None
-            rule_, shown, output_ids = request
+        for row, (rule_, shown, output_ids) in enumerate(requests):
             shown[:] = output_ids
             if rule_ is not None:
                 banned = banned_tokens(output_ids, rule_.ngram_size, rule_.window_size, rule_.whitelist)
@@ -123,11 +73,10 @@ class Batches(RuleBasedStateMachine):
         assert torch.equal(self.ours.apply(before.clone()), expected)
         assert torch.equal(self.upstream.apply(before.clone()), expected)
 
-        sampled = data.draw(st.lists(st.sampled_from(ALPHABET), min_size=len(self.rows), max_size=len(self.rows)))
-        for request, token in zip(self.rows, sampled, strict=True):
-            assert request is not None
-            request[1].append(-1)
-            request[2].append(token)
+        sampled = data.draw(st.lists(st.sampled_from(ALPHABET), min_size=len(requests), max_size=len(requests)))
+        for request, token in zip(requests, sampled, strict=True):
+            request.shown.append(-1)
+            request.output_ids.append(token)
 
 
 Batches.TestCase.settings = settings(max_examples=50, stateful_step_count=15, deadline=None)
