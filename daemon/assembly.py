@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import structlog
 
 from daemon.durable import sync_folder, write_file
+from daemon.faults import deciding
 from daemon.names import IMAGES_SUFFIX
-from daemon.outputs import finish_document, write_document
+from daemon.outputs import display, finish_document, write_document
 from deepseek_ocr.content_list import export_content_list
 from deepseek_ocr.docling import export_docling
 from deepseek_ocr.document import DocumentTail
@@ -52,6 +53,8 @@ PROCESSES: Final = 2
 MAX_CALLS: Final = 500
 #: One export of a document of the most pages; those of 300 pages take seconds.
 TIMEOUT_S: Final = 900.0
+#: Of what a library says: the first mistakes of a validation are enough for a manifest.
+MAX_REASON_CHARS: Final = 300
 #: Pictures of one document that are rendered at once.
 PICTURES_AT_ONCE: Final = 4
 
@@ -131,7 +134,7 @@ class Assembler:
         for export, function, args in orders:
             if export in draft.wanted.exports:
                 already = len(missing)
-                await self._made(out[export].name, missing, function, *args)
+                await self._made(display(out[export].name), missing, function, *args)
                 if len(missing) == already:
                     made.append(out[export].name)
         return made
@@ -140,11 +143,11 @@ class Assembler:
         """What a call in a process returns; None where it fails for other reasons than the file system."""
         try:
             return await self._run(function, *args)
-        except OSError:
-            raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:  # those without a number are a library's
+                raise
             log.warning("export.failed", what=what, exc_info=error)
-            missing.append(f"{what} could not be made: {error or type(error).__name__}")
+            missing.append(f"{what} could not be made: {_in_short(error)}")
             return None
 
     async def _in_process(self, function: Callable[..., T], /, *args: object) -> T:
@@ -170,9 +173,20 @@ class Assembler:
                 await on_disk(write_file, folder / name, png)
                 made[block_id] = name
 
-        await asyncio.gather(*(write(*one) for one in wanted))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one in wanted:
+                    group.create_task(write(*one))
+        except BaseExceptionGroup as faults:
+            raise deciding(faults) from faults
         await on_disk(sync_folder, folder)
         return made
+
+
+def _in_short(error: Exception) -> str:
+    """What a library says, in a line that the ledger can hold: it may quote the document, in bytes that are no text."""
+    words = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
+    return words[:MAX_REASON_CHARS] or type(error).__name__
 
 
 def _digest(markdown: Path) -> DocumentTail:

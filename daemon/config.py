@@ -305,7 +305,10 @@ def _build(content: dict[str, Any], origin: str) -> Settings:
     try:
         return Settings(**content)
     except ValidationError as error:
-        found = [(_variable_of(detail["loc"]), _explain(detail)) for detail in error.errors()]
+        details = error.errors()
+        if len(details) > 1:  # a table with a mistake is also one inbox too few
+            details = [detail for detail in details if detail["loc"] != ("inbox",)]
+        found = [(_variable_of(detail["loc"]), _explain(detail)) for detail in details]
         parts = [f"{variable} in the environment: {message}" for variable, message in found if variable]
         messages = "; ".join(message for variable, message in found if not variable)
         raise ConfigError("; ".join([f"{origin}: {messages}"] * bool(messages) + parts)) from error

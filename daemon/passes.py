@@ -93,7 +93,7 @@ class Passes:
         def kept_numbers() -> set[int]:
             return {kept.page.page_number for kept in checkpoints(folder, key, progress.page_count)}
 
-        kept = await share.threads.run(kept_numbers)
+        kept = await share.threads.run_long(kept_numbers)
         progress.pages_done = len(kept)
 
         async def read(number: int) -> Page:
@@ -127,7 +127,7 @@ class Passes:
             await share.threads.run(partial(write_checkpoint, folder, key, page, closer=True))
             log.debug("page.looked_closer", page_number=page.page_number)
 
-        await self._each(share, progress, await share.threads.run(deserving), look, keep)
+        await self._each(share, progress, await share.threads.run_long(deserving), look, keep)
 
     async def _each(
         self, share: Share, progress: Progress, numbers: list[int], read: Callable[[int], Awaitable[Page]],

@@ -253,7 +253,8 @@ class Worker:
             await share.threads.run(share.folders.open_staging, job), Path(job.name).name, path, head,
             partial(checkpointed_pages, folder, key, info.page_count), self._reader.limits, share.settings.wanted,
         )  # fmt: skip
-        return await self._assembler.assemble(draft, share.threads.run)
+        # A long document takes longer to write than a share may take to answer.
+        return await self._assembler.assemble(draft, share.threads.run_long)
 
     async def _publish(self, share: Share, job: Job, outputs: list[str], accounted: dict[str, Any]) -> None:
         """Out they go, the manifest last; from then on nothing of the document changes."""

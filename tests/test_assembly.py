@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -123,6 +126,7 @@ async def test_a_picture_that_cannot_be_rendered_is_named(tmp_path: Path) -> Non
 FAILURES: dict[str, Exception] = {
     "a process that dies": WorkerDied("out of memory"),
     "a library's own fault": KeyError("charts"),
+    "a library's error without a number": OSError("cannot identify image file"),
 }
 
 
@@ -140,6 +144,41 @@ async def test_an_export_that_fails_costs_nothing_else(tmp_path: Path, failure: 
     assert "x.pdf.docling.json" not in outputs
     assert {"x.pdf.content_list.json", "x.pdf.layout.pdf", "x.pdf.md"} <= set(outputs)
     assert [sentence.split(" could")[0] for sentence in summary.missing] == ["x.pdf.docling.json"]
+
+
+async def test_what_is_missing_can_be_kept_in_the_ledger(tmp_path: Path) -> None:
+    """One short line of text, also of a name that is no UTF-8.
+
+    The ledger takes no lone surrogates: such a document could not be closed, and its inbox was paused for ever.
+    """
+
+    async def run(_function: Callable[..., Any], /, *args: object) -> Any:
+        raise ValueError(f"{args[0]}\nholds \ud800 {'and more ' * 1000}")
+
+    one = replace(draft(tmp_path, EVERYTHING), name=os.fsdecode(b"\xff.pdf"))
+    _, summary = await Assembler(picture, run).assemble(one, run_here)
+    assert len(summary.missing) == 4
+    for sentence in summary.missing:
+        assert len(sentence.encode()) < 400
+        assert "\n" not in sentence
+    assert summary.missing[1].startswith(r"\xff.pdf.docling.json could not be made: ")
+
+
+async def test_a_full_disk_ends_the_rendering_of_pictures(tmp_path: Path) -> None:
+    """Nothing writes into the folder any more when the error is out: it is removed then."""
+    begun = []
+
+    async def full(_path: Path, page_index: int, _view: View) -> bytes:
+        begun.append(page_index)
+        if page_index == 0:
+            raise OSError(28, "No space left on device")
+        await asyncio.Event().wait()
+        return b""
+
+    with pytest.raises(OSError, match="No space left"):
+        await Assembler(full, run_here).assemble(draft(tmp_path, EVERYTHING, pages=9), run_here)
+    assert len(begun) < 9
+    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_a_full_disk_is_no_fault_of_an_export(tmp_path: Path) -> None:

@@ -144,6 +144,15 @@ def test_what_is_wrong_is_refused_by_name(tmp_path: Path, text: str, message: st
     assert str(path) in str(refusal.value)
 
 
+def test_a_mistake_in_an_inbox_is_told_once(tmp_path: Path) -> None:
+    """An inbox with an unknown export is not told to be missing besides."""
+    path = config(tmp_path, '[[inbox]]\nexports = ["docing"]')
+    with pytest.raises(ConfigError) as refusal:
+        load(path)
+    message = "inbox.0.exports.0: Input should be 'docling', 'content_list' or 'layout'"
+    assert str(refusal.value) == f"{path}: {message}"
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     """Two mistakes are both in the message."""
     with pytest.raises(ConfigError, match=r"watch\.settle_s: .*; http\.port: "):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +38,6 @@ from tests.documents import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -385,3 +387,21 @@ def test_a_long_document_keeps_its_size(tmp_path: Path) -> None:
         count = 100 if most > 1.2 else 3
         drawn(source, *(page(source, block(1, (0.1, 0.1, 0.9, 0.9)), page_number=n + 1) for n in range(count)))
         assert (tmp_path / "layout.pdf").stat().st_size < most * len(content) + 20_000
+
+
+def test_any_name_is_written_to(tmp_path: Path) -> None:
+    """Also one that is no UTF-8: MuPDF refused it when it opened the file itself."""
+    source = write(tmp_path, text_pdf(1))
+    drawn(source, page(source))
+    target = tmp_path / os.fsdecode(b"caf\xe9.pdf.layout.pdf")
+    draw_layout(source, tmp_path / "x.json", target, LIMITS)
+    assert mupdf().open(stream=target.read_bytes()).page_count == 1
+
+
+def test_a_full_disk_is_the_file_systems_fault(tmp_path: Path) -> None:
+    """The error has its number, by which the service knows that it has to wait; MuPDF's own has none."""
+    source = write(tmp_path, text_pdf(1))
+    drawn(source, page(source))
+    with pytest.raises(OSError, match="No space left") as fault:
+        draw_layout(source, tmp_path / "x.json", Path("/dev/full"), LIMITS)
+    assert fault.value.errno == errno.ENOSPC
