@@ -21,7 +21,7 @@ from daemon.outputs import display, finish_document, write_document
 from deepseek_ocr.content_list import export_content_list
 from deepseek_ocr.docling import export_docling
 from deepseek_ocr.document import DocumentTail
-from deepseek_ocr.errors import DocumentError, PageError
+from deepseek_ocr.errors import DocumentError, PageError, WorkerDied
 from deepseek_ocr.figures import pictures, with_pictures
 from deepseek_ocr.layout_pdf import draw_layout
 from deepseek_ocr.pages import initialize_worker
@@ -142,7 +142,10 @@ class Assembler:
     async def _made(self, what: str, missing: list[str], function: Callable[..., T], *args: object) -> T | None:
         """What a call in a process returns; None where it fails for other reasons than the file system."""
         try:
-            return await self._run(function, *args)
+            try:
+                return await self._run(function, *args)
+            except WorkerDied:  # perhaps for its neighbour's hunger for memory
+                return await self._run(function, *args)
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None:  # those without a number are a library's
                 raise

@@ -146,6 +146,21 @@ async def test_an_export_that_fails_costs_nothing_else(tmp_path: Path, failure: 
     assert [sentence.split(" could")[0] for sentence in summary.missing] == ["x.pdf.docling.json"]
 
 
+async def test_a_process_that_died_once_is_no_loss(tmp_path: Path) -> None:
+    """What it was at is made by the next one, as pages are."""
+    died = []
+
+    async def run(function: Callable[..., Any], /, *args: object) -> Any:
+        if function not in died:
+            died.append(function)
+            raise WorkerDied("killed")
+        return function(*args)
+
+    _, summary = await Assembler(picture, run).assemble(draft(tmp_path, EVERYTHING), run_here)
+    assert len(died) == 4
+    assert summary.missing == []
+
+
 async def test_what_is_missing_can_be_kept_in_the_ledger(tmp_path: Path) -> None:
     """One short line of text, also of a name that is no UTF-8.
 
