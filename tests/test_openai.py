@@ -156,7 +156,7 @@ async def test_a_document_is_read_through_the_reader(tmp_path: Path) -> None:
         assert picture.format == "PNG"
         assert picture.height / picture.width == pytest.approx(page.height / page.width, rel=0.01)
     assert (page.source, page.problem) == ("openai", None)
-    assert [block.text for block in page.blocks] == ["# Minutes"]
+    assert [(block.category, block.text) for block in page.blocks] == [("heading", "Minutes")]
 
 
 # Retries
