@@ -138,9 +138,11 @@ def _complain(notifier: Any, group: BaseExceptionGroup[Exception], code: int) ->
 @click.option("--forget-root", metavar="INBOX", help="The root of this inbox was set up anew on purpose: accept it.")
 def check(config_path: Path | None, *, as_json: bool, no_engine: bool, forget_root: str | None) -> int:
     """Say whether the service can start: configuration, folders, engine."""
+    from daemon import log
     from daemon.check import check as look
     from daemon.check import forget
 
+    log.set_up("warning")  # on standard error, beside what is printed
     path = _config_path(config_path)
     settings = _load(path)
     if forget_root is not None and not forget(settings, forget_root):
@@ -271,10 +273,8 @@ def retry(
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(), metavar="DIR",
-    help="Where FILE.md and FILE.json go; the current folder otherwise.",
-)  # fmt: skip
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(),
+              metavar="DIR", help="Where FILE.md and FILE.json go; the current folder otherwise.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "vllm", "transformers", "openai", "cpu", "textlayer"]),
               help="Overrides the configuration.")  # fmt: skip
 @click.option("--task", type=click.Choice([task.value for task in Task]), default="document", show_default=True,
@@ -295,11 +295,13 @@ def ocr(
     """Read files now, without a daemon; needs no configuration."""
     import asyncio
 
+    from daemon import log
     from daemon.config import Wanted
     from daemon.engines import Refused
     from daemon.oneshot import Order, as_dict, read_files, report
     from deepseek_ocr.errors import EngineError
 
+    log.set_up("error")  # on standard error; what is less is in the results
     try:
         options = Options(Task(task), prompt, text, Mode(mode) if mode else None)
     except ValueError as error:

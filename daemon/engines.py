@@ -75,11 +75,14 @@ def refuse_inboxes(engine: Engine, inboxes: Sequence[Inbox]) -> None:
     """Raise `Refused` where an inbox asks for what is beyond the engine."""
     refuse_tasks(engine, [inbox.task for inbox in inboxes])
     for inbox in inboxes:
-        if inbox.second_pass and not engine.info.tasks >= figures.TASKS:
-            raise Refused(
-                f"the {engine.info.name} engine reads text and cannot describe a figure: set second_pass = false in "
-                f"the inbox {inbox.name}"
-            )
+        if inbox.second_pass:
+            refuse_second_pass(engine, f"set second_pass = false in the inbox {inbox.name}")
+
+
+def refuse_second_pass(engine: Engine, remedy: str) -> None:
+    """Raise `Refused`, with what to do, where a second look at figures is beyond the engine."""
+    if not engine.info.tasks >= figures.TASKS:
+        raise Refused(f"the {engine.info.name} engine reads text and cannot describe a figure: {remedy}")
 
 
 def refuse_tasks(engine: Engine, tasks: Sequence[Task]) -> None:

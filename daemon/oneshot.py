@@ -18,12 +18,12 @@ from daemon.assembly import EXPORT_SUFFIXES, Assembler, Draft
 from daemon.checkpoints import checkpointed_page, checkpointed_pages, write_checkpoint
 from daemon.config import Wanted
 from daemon.durable import remove_tree
-from daemon.engines import build_engine, page_limits
+from daemon.engines import build_engine, page_limits, refuse_second_pass
 from daemon.names import IMAGES_SUFFIX
 from daemon.outputs import Summary, display
 from deepseek_ocr.document import DocumentHead
 from deepseek_ocr.errors import DocumentError, EngineError, OcrError, PageError
-from deepseek_ocr.figures import TASKS, looks
+from deepseek_ocr.figures import looks
 from deepseek_ocr.reader import Reader
 
 if TYPE_CHECKING:
@@ -212,9 +212,11 @@ def as_dict(result: Result) -> dict[str, Any]:
 async def read_files(settings: Settings, files: tuple[Path, ...], order: Order, *, quiet: bool) -> list[Result]:
     """Read files one after the other, the pages of each side by side, with a progress bar on standard error.
 
-    Raises `EngineError`: without an engine no other file is read either.
+    Raises `EngineError`: without an engine no other file is read either; `Refused` where it is asked for too much.
     """
-    _, engine = build_engine(settings, [order.options.task, *(TASKS if order.second_pass else ())])
+    _, engine = build_engine(settings, [order.options.task])
+    if order.second_pass:
+        refuse_second_pass(engine, "leave --second-pass out")
     order.folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, quiet=quiet)
     columns = (

@@ -24,7 +24,7 @@ from PIL import Image
 from deepseek_ocr.document import Document, Flag, Page
 from deepseek_ocr.errors import Corrupt, PageError
 from deepseek_ocr.pages import close_document, inspect, load_page
-from deepseek_ocr.pages_pdf import PAGES_PER_STORE, explain, is_missing, mupdf
+from deepseek_ocr.pages_pdf import PAGES_PER_STORE, explain, is_missing, mupdf, open_file
 from deepseek_ocr.view import View
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class _PdfPages:
     """Pages of a PDF as they are, with their annotations and form fields."""
 
     def __init__(self, source: Path) -> None:
-        self._document: Any = mupdf().open(str(source), filetype="pdf")
+        self._document: Any = open_file(source)
         try:
             self._document.bake()
         except Exception:  # noqa: BLE001 - without them, then; a damaged document may have neither

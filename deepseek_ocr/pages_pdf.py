@@ -173,10 +173,16 @@ class OpenPdf:
                 pymupdf.TOOLS.store_shrink(100)
 
 
+def open_file(path: Path) -> Any:
+    """A PDF from the disk; by its descriptor, as MuPDF takes no name that is not UTF-8."""
+    with path.open("rb") as file:
+        return mupdf().open(f"/proc/self/fd/{file.fileno()}", filetype="pdf")
+
+
 def _open(path: Path, content: bytes | None) -> Any:
     pymupdf = mupdf()
     try:
-        document = pymupdf.open(str(path) if content is None else None, stream=content, filetype="pdf")
+        document = open_file(path) if content is None else pymupdf.open(stream=content, filetype="pdf")
     except (MemoryError, OSError):
         raise
     except Exception as error:  # MuPDF's own exceptions share no other base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -478,6 +479,33 @@ def test_ocr_overwrites_only_if_told(papers: Path) -> None:
     assert not (papers / "letter.pdf.json").exists()
     assert ocr(papers, "--overwrite", "letter.pdf").returncode == 0
     assert "letter 1.1" in target.read_text(encoding="utf-8")
+
+
+def test_ocr_with_exports(papers: Path) -> None:
+    """They lie beside the text; an engine that reads text cannot look at figures again, and is told so."""
+    name = os.fsdecode(b"caf\xe9.pdf")
+    (papers / "letter.pdf").rename(papers / name)
+    result = ocr(papers, "--json", "--export", "layout", "--export", "docling", name)
+    (account,) = json.loads(result.stdout)
+    assert (account["status"], account["missing"]) == ("done", [])
+    assert account["outputs"] == [f"{name}{end}" for end in (".md", ".json", ".docling.json", ".layout.pdf")]
+    refused = ocr(papers, "--second-pass", "scan.pdf")
+    assert refused.returncode == 78
+    assert "cannot describe a figure: leave --second-pass out" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [["ocr", "--json", "none.pdf"], ["check", "--json", "--no-engine"]])
+def test_what_is_logged_does_not_mix_with_what_is_printed(site: Service, arguments: list[str]) -> None:
+    """A warning in the middle of it once made the JSON of both commands unreadable."""
+    script = (
+        "import structlog, daemon.check, daemon.oneshot\n"
+        "from daemon.cli import cli\n"
+        f"cli.main({[*arguments, '--config', str(site.config)]!r}, standalone_mode=False)\n"
+        "structlog.get_logger().error('engine.died')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert json.loads(result.stdout)
+    assert "engine.died" in result.stderr
 
 
 def test_ocr_with_a_wrong_variable(papers: Path) -> None:

@@ -390,8 +390,8 @@ def test_a_long_document_keeps_its_size(tmp_path: Path) -> None:
 
 
 def test_any_name_is_written_to(tmp_path: Path) -> None:
-    """Also one that is no UTF-8: MuPDF refused it when it opened the file itself."""
-    source = write(tmp_path, text_pdf(1))
+    """Also one that is no UTF-8: MuPDF refused it when it opened the file itself.  So is any read."""
+    source = write(tmp_path, text_pdf(1), os.fsdecode(b"caf\xe9.pdf"))
     drawn(source, page(source))
     target = tmp_path / os.fsdecode(b"caf\xe9.pdf.layout.pdf")
     draw_layout(source, tmp_path / "x.json", target, LIMITS)
