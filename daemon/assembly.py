@@ -9,6 +9,7 @@ Left to others: reading the pages (`worker.py`), where outputs go (`folders.py`)
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -147,7 +148,8 @@ class Assembler:
             except WorkerDied:  # perhaps for its neighbour's hunger for memory
                 return await self._run(function, *args)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None:  # those without a number are a library's
+            # One without a number is a library's, and memory is what the process may have, not what the machine has.
+            if isinstance(error, OSError) and error.errno not in {None, errno.ENOMEM}:
                 raise
             log.warning("export.failed", what=what, exc_info=error)
             missing.append(f"{what} could not be made: {_in_short(error)}")

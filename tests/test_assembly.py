@@ -127,6 +127,7 @@ FAILURES: dict[str, Exception] = {
     "a process that dies": WorkerDied("out of memory"),
     "a library's own fault": KeyError("charts"),
     "a library's error without a number": OSError("cannot identify image file"),
+    "the memory that a process may have": OSError(12, "Cannot allocate memory"),
 }
 
 
