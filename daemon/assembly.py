@@ -88,7 +88,7 @@ class Run(Protocol):
 
 
 class Assembler:
-    """Makes outputs; enter it and leave it to stop its processes."""
+    """Makes outputs; `close` ends its processes, which start when they are first needed."""
 
     def __init__(self, picture: Callable[[Path, int, View], Awaitable[bytes]], run: Run | None = None) -> None:
         """`picture` renders a part of a page as PNG; `run` is for tests that need no processes."""
