@@ -71,7 +71,8 @@ def regions_from_lines(lines: Sequence[Line], *, aspect: float, rules: Sequence[
         aspect = 1.0
     pieces = [_piece(line, aspect) for line in lines if line.text.strip()]
     words = Counter(word.lower() for piece in pieces for word in WORD.findall(piece.text))
-    drawn = [_rule(box, aspect) for box in rules if all(map(math.isfinite, box))]
+    # Far off the page is no rule of it, and sums of such numbers overflow.
+    drawn = [_rule(box, aspect) for box in rules if all(-1 <= side <= 2 for side in box)]  # noqa: PLR2004 - a page each
     tables, free = ruled_tables(pieces, drawn)
     upright = [piece for piece in free if not piece.vertical]
     upright += [_standing_for(table, number) for number, table in enumerate(tables)]

@@ -79,7 +79,7 @@ class Dropper:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     """A service on the engine that needs no time."""
-    with Service(tmp_path, settle_s=0.1, rescan_s=0.5, limits=LIMITS) as service:
+    with Service(tmp_path, settle_s=0.1, rescan_s=0.5, limits=LIMITS, keywords="true") as service:
         yield service
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepseek_ocr.blocks import blocks_of
@@ -247,6 +247,7 @@ def test_nothing_is_lost_or_doubled(page: tuple[list[Line], list[Box]]) -> None:
 
 
 @settings(deadline=None)
+@example([(0.0, 0.0, 0.0, 0.0), *[(0.0, 0.0, 0.0, -1.2e308)] * 3])
 @given(st.lists(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 4), max_size=40))
 def test_odd_rules_do_no_harm(rules: list[Box]) -> None:
     """Whatever is taken for rules, nothing is raised and no text is lost."""
