@@ -104,7 +104,8 @@ class Service:
         """Write config.toml with these settings changed."""
         self.settings |= settings
         inboxes = self.settings["inboxes"] or "".join(
-            INBOX.format(name=name, root=root.path, keywords=self.settings["keywords"]) for name, root in self.roots.items()
+            INBOX.format(name=name, root=root.path, keywords=self.settings["keywords"])
+            for name, root in self.roots.items()
         )
         self.config.write_text(CONFIG.format(**self.settings | {"inboxes": inboxes}), encoding="utf-8")
 
