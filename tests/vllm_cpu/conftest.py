@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Warnings of ours are errors; what these deprecate among themselves is not ours to mend.
     for package in ("torch", "vllm", "transformers", "multiprocessing"):
         config.addinivalue_line("filterwarnings", f"ignore::DeprecationWarning:{package}")
-    # vLLM leaves its sockets to the garbage collector.
-    config.addinivalue_line("filterwarnings", "ignore:.*[Uu]nclosed (context|socket) <zmq:ResourceWarning")
+    # vLLM leaves its sockets to the garbage collector, which may come to them between two tests or after the last.
+    leak = ".*[Uu]nclosed (context|socket) <zmq"
+    config.addinivalue_line("filterwarnings", f"ignore:{leak}:ResourceWarning")
+    warnings.filterwarnings("ignore", leak, ResourceWarning)
     cpus = sorted(os.sched_getaffinity(0))[:THREADS]
     os.environ |= {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus)),
