@@ -96,7 +96,8 @@ class VllmServe:
     async def works_on(self, count: int, timeout_s: float = 100.0) -> None:
         """Wait until it does; asked now and then and off the loop, as each answer costs the server time."""
         async with asyncio.timeout(timeout_s):
-            while await asyncio.to_thread(self.running) != count:  # noqa: ASYNC110 - another process has no event for us
+            # Another process has no event for us.
+            while await asyncio.to_thread(self.running) != count:  # noqa: ASYNC110
                 await asyncio.sleep(ASK_EVERY_S)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:

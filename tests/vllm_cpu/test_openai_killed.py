@@ -21,7 +21,8 @@ async def test_a_killed_core_is_a_dead_engine(
     with VllmServe(model_folder, tmp_path) as server:
         async with engine_for(server) as engine:
             pages = [asyncio.create_task(engine.recognize(page(pictures["small"]), LONG)) for _ in range(2)]
-            await server.works_on(len(pages))
+            # The second may come so late to the model that the first is done: either way both are in flight.
+            await server.works_on(1)
             server.kill_core()
             found = await asyncio.gather(*pages, return_exceptions=True)
             assert [type(error) for error in found] == [EngineDeadError] * len(pages), found
