@@ -37,6 +37,8 @@ _TEXT = "<|ref|>text<|/ref|><|det|>[[0, 0, 999, 999]]<|/det|>\n" + " ".join(
 )
 #: More arguments of vLLM, as JSON; and where the ids of each page are written, for the replay of the guard.
 ARGUMENTS, IDS_FILE, GUARD = "BENCH_VLLM_ARGUMENTS", "BENCH_IDS_FILE", "BENCH_GUARD"
+#: Names a folder if the card is to be traced (`trace.py`).
+TRACE = "BENCH_TRACE"
 
 
 def lengths() -> list[int]:
@@ -64,7 +66,13 @@ class FixedLengthEngine(vllm.VllmEngine):
         arguments: dict[str, Any] = {"load_format": "dummy"} | json.loads(os.environ.get(ARGUMENTS, "{}"))
         if not self._guarded:
             arguments["logits_processors"] = None
+        if os.environ.get(TRACE):
+            arguments["worker_extension_cls"] = "bench.trace.TracedWorker"
         return arguments
+
+    async def rpc(self, method: str, *arguments: str) -> None:
+        """Call a method of vLLM's worker."""
+        await self._engine.collective_rpc(method, args=arguments)
 
     def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:
         """A length of the sequence, whatever the model says; the warm-up keeps its own."""

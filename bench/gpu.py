@@ -44,6 +44,8 @@ PAGES = {
 #: Of the recipe; 256 gave less (bench/README.md).
 RECIPE_SEQS = 128
 MARK = "BENCH-RESULT "
+#: Names the folder for a trace of the card, if one is wanted, taken in the middle of the stages png and card.
+TRACE, TRACE_S = "BENCH_TRACE", 5.0
 
 
 def write_pictures(folder: Path) -> list[Path]:
@@ -125,21 +127,39 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
 
         reader._load = timed_load  # type: ignore[assignment,method-assign] # noqa: SLF001
 
+        ends: list[float] = []
+        traced = bool(os.environ.get(TRACE))
+
         async def one(number: int) -> None:
             async with slots:
                 page = await reader.read_page(pictures[number % PICTURES], 0)
             assert not page.problem, page.problem
+            ends.append(time.perf_counter())
+
+        async def trace() -> None:
+            while len(ends) < count * 2 // 5:
+                await asyncio.sleep(0.1)
+            await engine.rpc("start_trace")
+            await asyncio.sleep(TRACE_S)
+            await engine.rpc("stop_trace", os.environ[TRACE])
 
         await asyncio.gather(*(one(number) for number in range(32)))
         engine.tokens = 0
         loading.clear()
+        ends.clear()
         started = time.perf_counter()
+        tracing = asyncio.create_task(trace()) if traced else None
         await asyncio.gather(*(one(number) for number in range(count)))
         seconds = time.perf_counter() - started
         plan = str(engine.plan)
+        if tracing is not None:
+            await tracing
+    # The first pages come together, and at the last ones the engine empties.
+    low = count // 4
+    high = max(low + 1, count - engine.info.capacity)
     report(
-        pages=count, seconds=seconds, tokens=engine.tokens, start_s=start_s, plan=plan,
-        load_ms=1000 * sum(loading) / len(loading), **replay(folder / "ids.jsonl"),
+        pages=count, seconds=seconds, steady=(high - low) / (ends[high] - ends[low]), tokens=engine.tokens,
+        start_s=start_s, plan=plan, load_ms=1000 * sum(loading) / len(loading), **replay(folder / "ids.jsonl"),
     )  # fmt: skip
 
 

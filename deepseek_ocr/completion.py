@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deepseek_ocr.prompt import Mode, Options, Task
+    from deepseek_ocr.tile_memory import StoredTiles
     from deepseek_ocr.tiles import Tiles
 
 #: No page takes longer, unless an engine says otherwise.
@@ -64,6 +65,8 @@ class PageImage:
     damage: str = ""
     #: What the model sees; None unless the engine needs it.
     tiles: Tiles | None = None
+    #: The same, where they lie in shared memory (`tile_memory.py`).
+    stored: StoredTiles | None = None
     #: The picture as a PNG file; empty unless the engine needs it.
     png: bytes = b""
     #: (rows, columns) over the whole page: what is ink, and what of it looks like text (`ink.py`); None where the page

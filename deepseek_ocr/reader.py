@@ -23,6 +23,7 @@ from deepseek_ocr.figures import look_closer
 from deepseek_ocr.pages import Limits, initialize_worker, inspect, load_page
 from deepseek_ocr.processes import ProcessPool
 from deepseek_ocr.recovery import Judges, recover
+from deepseek_ocr.tile_memory import TileMemory
 from deepseek_ocr.view import WHOLE, View
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ PROBE_TIMEOUT_S = 8.0
 PROBE_BYTES = 65_536
 #: Opening and, if need be, repairing a document.
 INSPECT_TIMEOUT_S = 120.0
+#: A process that is killed may still write for a moment, so nobody else gets its place before.
+KILLED_S = 1.0
 #: A process is replaced after so many pages, against slow leaks in the libraries.
 RENDER_MAX_CALLS = 2000
 
@@ -54,7 +57,13 @@ class Reader:
     """Reads pages with one engine, many at once; enter it to start engine and processes."""
 
     def __init__(
-        self, engine: Engine, *, limits: Limits | None = None, workers: int = 0, pool: ProcessPool | None = None
+        self,
+        engine: Engine,
+        *,
+        limits: Limits | None = None,
+        workers: int = 0,
+        pool: ProcessPool | None = None,
+        memory: TileMemory | None = None,
     ) -> None:
         self.engine = engine
         self.limits = limits or Limits()
@@ -63,13 +72,15 @@ class Reader:
             initializer=initialize_worker,
             max_calls=RENDER_MAX_CALLS,
         )
+        #: Where the tiles of pages lie that are in flight.
+        self._memory = memory or (TileMemory(engine.info.capacity) if engine.info.needs == "tiles" else None)
         self._judges = Judges()
         #: Looks of the second pass at once, over all pages: each has a picture in memory.
         self._looks = asyncio.Semaphore(engine.info.capacity)
 
     def with_engine(self, engine: Engine) -> Reader:
         """A reader that shares the processes; entered and left with this one, never by itself."""
-        return Reader(engine, limits=self.limits, pool=self._pool)
+        return Reader(engine, limits=self.limits, pool=self._pool, memory=self._memory)
 
     async def __aenter__(self) -> Self:
         """Start the engine and the processes; raises `EngineStartError`."""
@@ -96,6 +107,8 @@ class Reader:
         """Stop everything."""
         self.close()
         await self.engine.stop()
+        if self._memory:
+            self._memory.close()
 
     async def inspect(self, path: Path) -> DocumentInfo:
         """What kind of document it is and how many pages it has.
@@ -195,12 +208,24 @@ class Reader:
     async def _load(
         self, path: Path, page_index: int, needs: Needs, mode: Mode | None, view: View = WHOLE
     ) -> PageImage:
-        return await _twice(
-            lambda again: self._pool.run_within(
-                PAGE_LOAD_AGAIN_TIMEOUT_S if again else PAGE_LOAD_TIMEOUT_S,
-                load_page, path, page_index, needs=needs, mode=mode, limits=self.limits, view=view,
-            )
-        )  # fmt: skip
+        place = self._memory.take() if self._memory and needs == "tiles" else None
+        image, wait_s = None, 0.0
+        try:
+            image = await _twice(
+                lambda again: self._pool.run_within(
+                    PAGE_LOAD_AGAIN_TIMEOUT_S if again else PAGE_LOAD_TIMEOUT_S,
+                    load_page, path, page_index, needs=needs, mode=mode, limits=self.limits, view=view, place=place,
+                )
+            )  # fmt: skip
+        except (WorkerDied, WorkerTimeout, asyncio.CancelledError):
+            wait_s = KILLED_S
+            raise
+        finally:
+            if self._memory and image and image.stored:
+                self._memory.keep(image.stored)
+            elif self._memory and place:
+                asyncio.get_running_loop().call_later(wait_s, self._memory.give_back, place)
+        return image
 
     async def _recognize(self, image: PageImage, options: Options, on_text: Callable[[str], None] | None) -> Completion:
         return await _twice(lambda _: recognize(self.engine, image, options, on_text))

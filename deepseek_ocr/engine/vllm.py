@@ -333,9 +333,10 @@ class VllmEngine:
             }
             [prompt] = await engine.renderer.render_cmpl_async([raw])
             return prompt
-        if page.tiles is None:
+        tiles = page.stored or page.tiles
+        if tiles is None:
             raise ValueError("the vllm engine needs the tiles of the page")
-        return ready_prompt(page.tiles, self._ids, ids, f"page-{next(self._numbers)}")
+        return ready_prompt(tiles, self._ids, ids, f"page-{next(self._numbers)}")
 
     def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:  # noqa: ARG002 - for subclasses
         """How vLLM decodes a page, with `room` tokens left in the context: the published recipe, but for the guard."""

@@ -8,6 +8,7 @@ from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.prompt import IMAGE_TOKEN
 
 if TYPE_CHECKING:
+    from deepseek_ocr.tile_memory import StoredTiles
     from deepseek_ocr.tiles import Tiles
 
 BOS: Final = "<｜begin▁of▁sentence｜>"  # noqa: RUF001 - as published
@@ -44,8 +45,11 @@ def resolve_ids(tokenizer: Any, vocabulary_size: int) -> dict[str, int]:
     return {token: number for token, number in ids.items() if number is not None}
 
 
-def ready_prompt(tiles: Tiles, ids: dict[str, int], prompt_ids: list[int], name: str) -> Any:
-    """A page as vLLM's engine takes it, nothing left to process: BOS, the picture's places, the prompt, and pixels."""
+def ready_prompt(tiles: Tiles | StoredTiles, ids: dict[str, int], prompt_ids: list[int], name: str) -> Any:
+    """A page as vLLM's engine takes it, nothing left to process: BOS, the picture's places, the prompt, and pixels.
+
+    Of stored tiles only their address travels (`vllm_pixels.py`).
+    """
     import torch  # noqa: PLC0415 - loaded with vLLM
     from transformers import BatchFeature  # noqa: PLC0415 - the same
     from vllm.inputs.engine import mm_input  # noqa: PLC0415 - the same
@@ -55,23 +59,25 @@ def ready_prompt(tiles: Tiles, ids: dict[str, int], prompt_ids: list[int], name:
         PlaceholderRange,
     )
 
+    from deepseek_ocr.engine.vllm_pixels import address  # noqa: PLC0415 - needs torch
+    from deepseek_ocr.tile_memory import StoredTiles  # noqa: PLC0415 - a type above
+
     count = tiles.token_count
-    features = BatchFeature(
-        {
-            "pixel_values": torch.from_numpy(tiles.view)[None],
-            "images_crop": torch.from_numpy(tiles.crops),
-            "images_spatial_crop": torch.tensor([tiles.grid]),
-        }
-    )
-    fields = {
-        "pixel_values": MultiModalFieldConfig.batched("image"),
-        "images_crop": MultiModalFieldConfig.flat_from_sizes("image", torch.tensor([len(tiles.crops)])),
-        # On the CPU the model can look at it without waiting for the card.
-        "images_spatial_crop": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
-    }
+    # On the CPU the model can look at it without waiting for the card.
+    on_host = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+    features: dict[str, Any] = {"images_spatial_crop": torch.tensor([tiles.grid])}
+    fields = {"images_spatial_crop": on_host}
+    if isinstance(tiles, StoredTiles):
+        features["pixel_addresses"] = torch.tensor([address(tiles)])
+        fields["pixel_addresses"] = on_host
+    else:
+        features["pixel_values"] = torch.from_numpy(tiles.view)[None]
+        features["images_crop"] = torch.from_numpy(tiles.crops)
+        fields["pixel_values"] = MultiModalFieldConfig.batched("image")
+        fields["images_crop"] = MultiModalFieldConfig.flat_from_sizes("image", torch.tensor([len(tiles.crops)]))
     return mm_input(
         [ids[BOS], *[ids[IMAGE_TOKEN]] * count, *prompt_ids],
-        MultiModalKwargsItems.from_hf_inputs(features, fields),
+        MultiModalKwargsItems.from_hf_inputs(BatchFeature(features), fields),
         # Pages do not repeat, so their number is as good as a hash of ten megabytes.
         {"image": [name]},
         {"image": [PlaceholderRange(offset=1, length=count)]},
