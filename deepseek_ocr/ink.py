@@ -81,10 +81,16 @@ def ink_share(image: Image.Image) -> float:
     return look(image).share
 
 
+def cell_grid(width: int, height: int) -> tuple[int, int]:
+    """Columns and rows of the grid in which `look` sees an image of this size; one of just this size it takes as is."""
+    factor = max(1, round(max(width, height) / GRID_CELLS))
+    return -(-width // factor), -(-height // factor)
+
+
 def look(image: Image.Image) -> Ink:
     """The ink of an upright page image (modes L or RGB)."""
     factor = max(1, round(max(image.size) / GRID_CELLS))
-    cells = np.asarray((image.reduce(factor) if factor > 1 else image).convert("L"), dtype=np.float32)
+    cells = np.asarray((image.reduce(factor) if factor > 1 else image).convert("L"))
     shape = cells.shape
     rim_y, rim_x = (int(side * RIM) for side in shape)
     cells = cells[rim_y : cells.shape[0] - rim_y, rim_x : cells.shape[1] - rim_x]
@@ -92,13 +98,18 @@ def look(image: Image.Image) -> Ink:
     contrast = min(max(MIN_CONTRAST, 6 * noise), MAX_CONTRAST)
     ink = _with_neighbour(np.abs(cells - background) > contrast)
     share = float(ink.mean())
-    level, upright = _in_lines(ink), _in_lines(ink.T).T
-    text, across = int(level.sum()), int(upright.sum())
-    sideways = across >= max(MIN_TEXT_CELLS, SIDEWAYS_RATIO * text, SIDEWAYS_SHARE * int(ink.sum()))
+    lines = _in_lines(ink)
+    # No more cells than are inked can be in upright lines, so most pages need not be asked.
+    needed = max(MIN_TEXT_CELLS, SIDEWAYS_RATIO * int(lines.sum()), SIDEWAYS_SHARE * int(ink.sum()))
+    sideways = False
+    if needed <= int(ink.sum()):
+        upright = _in_lines(ink.T).T
+        sideways = int(upright.sum()) >= needed
+        lines = upright if sideways else lines
     grid = np.zeros(shape, np.uint8)
     inside = grid[rim_y : shape[0] - rim_y, rim_x : shape[1] - rim_x]
     inside[ink] = INKED
-    inside[upright if sideways else level] = TEXT
+    inside[lines] = TEXT
     return Ink(share if share >= BLANK_SHARE else 0.0, grid, sideways)
 
 
@@ -110,9 +121,10 @@ def _in_lines(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     low, high = LINE_CELLS
     flat = closed & (height >= low) & (height <= high)
     length = _run_lengths(flat)
-    solid = _run_lengths(ink) >= SOLID_CELLS
-    thickness = _run_lengths(solid.T).T
-    rule = solid & (thickness >= height)
+    rule = _run_lengths(ink) >= SOLID_CELLS
+    if rule.any():
+        thickness = _run_lengths(rule.T).T
+        rule &= thickness >= height
     lines = ink & flat & (length >= LINE_RATIO * height) & ~rule
     return np.asarray(lines & (_around(lines) >= TEXT_SHARE * _around(ink & ~rule)))
 
@@ -135,17 +147,18 @@ def _run_lengths(marked: NDArray[np.bool_]) -> NDArray[np.int32]:
     """For each marked cell how many marked ones in a row it belongs to, along the last axis; 0 for others."""
     rows, columns = marked.shape
     # A column of paper on both sides, so that no run goes on in the next row.
-    padded = np.zeros((rows, columns + 2), np.int8)
+    padded = np.zeros((rows, columns + 2), np.bool_)
     padded[:, 1:-1] = marked
-    change = np.diff(padded.ravel())
-    starts, ends = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
-    lengths = np.zeros(rows * (columns + 2) + 1, np.int32)
-    lengths[starts + 1] = ends - starts
-    lengths[ends + 1] -= ends - starts
-    return np.cumsum(lengths, dtype=np.int32)[:-1].reshape(rows, columns + 2)[:, 1:-1]
+    flat = padded.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    # Gaps and runs follow each other, a gap first and last.
+    lengths = np.diff(edges, prepend=-1, append=len(flat) - 1)
+    values = lengths.astype(np.int32)
+    values[::2] = 0
+    return np.repeat(values, lengths).reshape(rows, columns + 2)[:, 1:-1]
 
 
-def _background(cells: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+def _background(cells: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
     """The grey level of the paper at every cell, and the standard deviation of its grain."""
     height, width = cells.shape
     rows, columns = -(-height // BLOCK_CELLS), -(-width // BLOCK_CELLS)

@@ -14,6 +14,7 @@ compares size and time before it publishes); a large PDF stays open, also after 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from deepseek_ocr.errors import Corrupt, EmptyFile, FileTooLarge, PageError, UnsupportedType
+from deepseek_ocr.tile_memory import store
 from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.pages_image import OpenImage
     from deepseek_ocr.pages_pdf import OpenPdf
     from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.tile_memory import Place
     from deepseek_ocr.view import View
 
 MIB: Final = 1024 * 1024
@@ -110,6 +113,7 @@ def load_page(
     mode: Mode | None = None,
     dpi: float = RENDER_DPI,
     view: View = WHOLE,
+    place: Place | None = None,
 ) -> PageImage:
     """A page, upright, or a part of it; raises `PageError`, and a `DocumentError` where the document cannot be read.
 
@@ -118,17 +122,26 @@ def load_page(
     A `view` that is not of the whole page comes with its own size, in the page's unit as it is turned, and its own ink;
     it has no text layer.  A PDF is rendered for it, a picture is cut out of the original.
     Very large pages become images of bounded size (`sizes.py`); width and height stay those of the original.
+    Where there is a `place`, tiles are stored in it.
     An `OSError` with a number is the file system's and passes through.
     """
     document = _last.document(path, limits)
     try:
-        page = document.load(page_index, pixels=needs != "nothing", dpi=dpi, max_page_px=limits.max_page_px, view=view)
-        return _as_needed(_turned(page, view), needs, mode)
+        page = document.load(
+            page_index, pixels=needs != "nothing", dpi=dpi, max_page_px=limits.max_page_px, view=view,
+            mode=mode if needs == "tiles" else None,
+        )  # fmt: skip
+        page = _as_needed(_turned(page, view), needs, mode)
     except MemoryError as error:
         raise PageError("the page needs more memory than a worker may use") from error
     except (PageError, Corrupt) as error:
         _raise_environment_fault(path, error)
         raise
+    if place is not None and page.tiles is not None:
+        # Where there is no room they travel as they are.
+        with contextlib.suppress(OSError):
+            return replace(page, tiles=None, stored=store(page.tiles, place))
+    return page
 
 
 def _turned(page: PageImage, view: View) -> PageImage:

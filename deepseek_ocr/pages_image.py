@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deepseek_ocr.completion import Box
+    from deepseek_ocr.prompt import Mode
     from deepseek_ocr.view import View
 
 #: What this package calls a kind -> the only decoder Pillow may try.
@@ -117,6 +118,7 @@ class OpenImage:
         dpi: float,  # noqa: ARG002 - a PDF's
         max_page_px: int,
         view: View = WHOLE,
+        mode: Mode | None = None,  # noqa: ARG002
     ) -> PageImage:
         """One page, or a part of it (not turned); raises `PageError`, or `Corrupt` where the only picture is broken."""
         if not 0 <= page_index < self.page_count:

@@ -1,7 +1,7 @@
 """Pages of a PDF: their images and their text layers, with PyMuPDF.
 
-Left to others: whether the file is a PDF at all, and the cache of the open document (`pages.py`); paragraphs and
-reading order (`layout.py`).
+Left to others: whether the file is a PDF at all, and the cache of the open document (`pages.py`); how pixels are made
+(`rendering.py`); paragraphs and reading order (`layout.py`).
 
 Residual risks: a text layer that covers only a part of the page (a stamp on a scan) counts as its text; letters mapped
 to other, equally plausible letters are not noticed; a picture damaged in its middle, or instructions cut off between
@@ -22,7 +22,6 @@ from collections import Counter
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from PIL import Image
 
 from deepseek_ocr.completion import PageImage
@@ -30,6 +29,8 @@ from deepseek_ocr.errors import Corrupt, Encrypted, NoPages, PageError, TooManyP
 from deepseek_ocr.grids import MAX_RULES
 from deepseek_ocr.ink import GRID_CELLS, Ink, look
 from deepseek_ocr.layout import Line, regions_from_lines
+from deepseek_ocr.rendering import render, render_tiles
+from deepseek_ocr.scans import pictures_of
 from deepseek_ocr.sizes import MIN_LONG_SIDE_PX, POINTS_PER_INCH, image_size
 from deepseek_ocr.view import WHOLE
 
@@ -37,14 +38,17 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from deepseek_ocr.completion import Box, Region
+    from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.tiles import Tiles
     from deepseek_ocr.view import View
 
 #: Pages, of whatever document, after which MuPDF's store (fonts, compressed pictures; up to 256 MB) is emptied.
-#: Emptying it after every page makes the next one 2.4 ms slower, more than a text page costs, as fonts are built anew;
-#: after a page that was rendered that is little, and decoded pictures are what fills it.
+#: Emptying it after every page makes the next one 2.4 ms slower, as fonts are built anew; after a page with pictures
+#: that is little, and those, decoded, are what fills it.
 PAGES_PER_STORE: Final = 16
 #: Pages after which a sound document is opened anew, which drops every object of the pages read so far.
 PAGES_PER_OPENING: Final = 512
@@ -118,8 +122,20 @@ class OpenPdf:
         """Release the file."""
         self._document.close()
 
-    def load(self, page_index: int, *, pixels: bool, dpi: float, max_page_px: int, view: View = WHOLE) -> PageImage:
-        """One page, or a part of it (not turned, without its text); raises `PageError`."""
+    def load(
+        self,
+        page_index: int,
+        *,
+        pixels: bool,
+        dpi: float,
+        max_page_px: int,
+        view: View = WHOLE,
+        mode: Mode | None = None,
+    ) -> PageImage:
+        """One page, or a part of it (not turned, without its text); raises `PageError`.
+
+        With a mode a whole page comes as tiles instead of pixels, if it has ink and can be rendered so.
+        """
         if not 0 <= page_index < self.page_count:
             raise PageError(f"there is no page {page_index + 1}; the document has {self.page_count}")
         if self._pages_since_opening >= PAGES_PER_OPENING and not self.repaired:
@@ -128,15 +144,17 @@ class OpenPdf:
             self._pages_since_opening = 0
         self._pages_since_opening += 1
         try:
-            return self._load(page_index, view, pixels=pixels, dpi=dpi, max_page_px=max_page_px)
+            return self._load(page_index, view, mode, pixels=pixels, dpi=dpi, max_page_px=max_page_px)
         except (MemoryError, OSError, PageError):
             raise
         except Exception as error:
             raise PageError(f"the page cannot be rendered: {explain(error)}") from error
 
-    def _load(self, page_index: int, view: View, *, pixels: bool, dpi: float, max_page_px: int) -> PageImage:
+    def _load(
+        self, page_index: int, view: View, mode: Mode | None, *, pixels: bool, dpi: float, max_page_px: int
+    ) -> PageImage:
         pymupdf = mupdf()
-        rendered = True
+        decoded = True
         try:
             if is_missing(self._document, page_index):
                 raise PageError("the page is missing from the file, which is cut off or damaged")
@@ -146,30 +164,36 @@ class OpenPdf:
             width, height = part[2] - part[0], part[3] - part[1]
             text_layer = _text_layer(page, width, height) if view == WHOLE else ()
             rgb: NDArray[np.uint8] | None = None
+            tiles: Tiles | None = None
             if pixels:
-                rgb = _render(page, part, _size(page, part, view.side_px, dpi, max_page_px))
-                ink = look(Image.fromarray(rgb))
+                size = _size(page, part, view.side_px, dpi, max_page_px)
+                seen = render_tiles(pymupdf, page, size, mode) if mode and view == WHOLE else None
+                if seen is None:
+                    rgb = render(pymupdf, page, part, size)
+                    ink = look(Image.fromarray(rgb))
+                else:
+                    tiles, ink = seen
             elif text_layer:
                 ink = Ink(_text_share(text_layer), None, sideways=False)
-                rendered = False
             else:
                 # Without text one question is left: is the page blank?  The grid of the ink answers it.
                 scale = GRID_CELLS / max(width, height)
                 size = image_size(width, height, scale=scale, max_page_px=max_page_px)
-                ink = look(Image.fromarray(_render(page, part, size)))
+                ink = look(Image.fromarray(render(pymupdf, page, part, size)))
             messages = pymupdf.TOOLS.mupdf_warnings()
             if view == WHOLE and not ink.share and not text_layer and _has_content(self._document, page):
                 trouble = _those(TROUBLE, messages)
                 if trouble:
                     raise PageError(f"the page is damaged and nothing of it can be seen: {trouble}")
+            decoded = bool(pictures_of(page)) and ink.grid is not None
             return PageImage(
                 page_index, width, height, "pt", rgb, ink.share, text_layer, damage=_those(LOSS, messages),
-                ink_grid=ink.grid, sideways=ink.sideways,
+                tiles=tiles, ink_grid=ink.grid, sideways=ink.sideways,
             )  # fmt: skip
         finally:
             # PyMuPDF collects warnings without bound.
             pymupdf.TOOLS.reset_mupdf_warnings()
-            if rendered or next(_pages_read) % PAGES_PER_STORE == 0:
+            if next(_pages_read) % PAGES_PER_STORE == 0 or decoded:
                 pymupdf.TOOLS.store_shrink(100)
 
 
@@ -258,22 +282,6 @@ def _size(page: Any, part: Box, side_px: int, dpi: float, max_page_px: int) -> t
         return image_size(width / long_side, height / long_side, scale=side_px, max_page_px=max_page_px)
     min_side_px = MIN_LONG_SIDE_PX * (long_side / max(page.rect.width, page.rect.height))
     return image_size(width, height, scale=dpi / POINTS_PER_INCH, max_page_px=max_page_px, min_side_px=min_side_px)
-
-
-def _render(page: Any, part: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A part of the page, with its annotations and form fields, as RGB (height, width, 3)."""
-    pymupdf = mupdf()
-    left, top, right, bottom = part
-    matrix = pymupdf.Matrix(size[0] / (right - left), size[1] / (bottom - top))
-    clip = None
-    if (right - left, bottom - top) != (page.rect.width, page.rect.height):
-        # The part begins at a whole pixel, or it would end on one pixel more than asked for.
-        matrix, clip = matrix.pretranslate(-left, -top), pymupdf.Rect(part)
-    pixmap = page.get_pixmap(matrix=matrix, clip=clip, alpha=False, colorspace=pymupdf.csRGB)
-    shape = (pixmap.height, pixmap.width, 3)
-    rgb = np.frombuffer(pixmap.samples_mv, np.uint8).reshape(shape)
-    # MuPDF counts in 32 bits, and on large pages it takes a pixel too many after all.
-    return (rgb if clip is None else rgb[: size[1], : size[0]]).copy()
 
 
 # Text

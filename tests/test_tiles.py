@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from deepseek_ocr.prompt import Mode
 from deepseek_ocr.tiles import (
@@ -139,6 +140,34 @@ def test_channels_do_not_touch_each_other(mode: Mode) -> None:
         mixed = tile(pixels[:, :, channels], mode)
         assert np.array_equal(mixed.view, tiles.view[channels])
         assert np.array_equal(mixed.crops, tiles.crops[:, channels])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 1700), st.integers(1, 1700)),
+    box=st.tuples(*[st.floats(0, 1)] * 4),
+    channel=st.integers(0, 2),
+    mode=st.sampled_from([Mode.BASE, Mode.GUNDAM]),
+)
+def test_bytes_are_those_of_resizing_in_colour(
+    size: tuple[int, int], box: tuple[float, float, float, float], channel: int, mode: Mode
+) -> None:
+    """A grey page with some colour in one place becomes what Pillow makes of it in RGB, wherever that is."""
+    width, height = size
+    pixels = picture(width, height)[:, :, [0, 0, 0]]
+    left, right = sorted((round(box[0] * width), round(box[1] * width)))
+    top, bottom = sorted((round(box[2] * height), round(box[3] * height)))
+    pixels[top:bottom, left:right, channel] //= 2
+    image = Image.fromarray(pixels)
+    side = VIEW_SIDE_PX[mode]
+    tiles = tile(pixels, mode)
+    view = ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, (PADDING, PADDING, PADDING))
+    assert np.array_equal(tiles.view, np.asarray(view).transpose(2, 0, 1))
+    if len(tiles.crops):
+        across, down = tiles.grid
+        canvas = image.resize((CROP_SIDE_PX * across, CROP_SIDE_PX * down), Image.Resampling.BICUBIC)
+        cut = np.asarray(canvas).reshape(down, CROP_SIDE_PX, across, CROP_SIDE_PX, 3).transpose(0, 2, 4, 1, 3)
+        assert np.array_equal(tiles.crops, cut.reshape(tiles.crops.shape))
 
 
 def test_crops_go_row_by_row() -> None:
