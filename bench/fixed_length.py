@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepseek_ocr.engine import vllm
+from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -92,7 +93,7 @@ class FixedLengthEngine(vllm.VllmEngine):
         Else each page would be given up as a loop and climb the ladder; so it is heard to say a page's worth of
         text, as much at a time as its tokens are, and the watch and the judgement have their usual work.
         """
-        heard = itertools.count(vllm.STREAM_INTERVAL, vllm.STREAM_INTERVAL)
+        heard = itertools.count(STREAM_INTERVAL, STREAM_INTERVAL)
 
         def say(_: str) -> None:
             if on_text is not None:

@@ -130,6 +130,7 @@ ENGINES = [
     "vllm_encoder",
     "vllm_pixels",
     "vllm_model",
+    "vllm_scheduler",
     "vllm_input",
     "vllm",
     "reviving",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from deepseek_ocr.engine.vllm_plan import (
     Card,
     Plan,
     VllmSettings,
+    capture_sizes,
     look_at_card,
     plan_for,
 )
@@ -33,15 +35,15 @@ RTX_3070 = Card("0", "NVIDIA GeForce RTX 3070", 8 * GIB, int(7.5 * GIB))
 @pytest.mark.parametrize(
     ("card", "settings", "plan"),
     [
-        (H200, VllmSettings(), Plan(MAX_SEQS, 16384, 0.9, "")),
-        (H200, VllmSettings(preset="24gb"), Plan(100, 4096, 0.1545, "")),
+        (H200, VllmSettings(), Plan(MAX_SEQS, 16384, 0.9, "", 4)),
+        (H200, VllmSettings(preset="24gb"), Plan(100, 4096, 0.1545, "", 2)),
         (H200, VllmSettings(preset="8gb"), Plan(10, 4096, 0.051, "fp8")),
-        (L4, VllmSettings(), Plan(100, 4096, 0.9, "")),
+        (L4, VllmSettings(), Plan(100, 4096, 0.9, "", 2)),
         (RTX_3070, VllmSettings(), Plan(10, 4096, 0.9187, "fp8")),
-        (H200, VllmSettings(max_num_seqs=7), Plan(7, 16384, 0.9, "")),
-        (H200, VllmSettings(max_num_batched_tokens=4096), Plan(MAX_SEQS, 4096, 0.9, "")),
-        (H200, VllmSettings(gpu_memory_utilization=0.5), Plan(MAX_SEQS, 16384, 0.5, "")),
-        (H200, VllmSettings(quantization="fp8"), Plan(MAX_SEQS, 16384, 0.9, "fp8")),
+        (H200, VllmSettings(max_num_seqs=7), Plan(7, 16384, 0.9, "", 4)),
+        (H200, VllmSettings(max_num_batched_tokens=4096), Plan(MAX_SEQS, 4096, 0.9, "", 4)),
+        (H200, VllmSettings(gpu_memory_utilization=0.5), Plan(MAX_SEQS, 16384, 0.5, "", 4)),
+        (H200, VllmSettings(quantization="fp8"), Plan(MAX_SEQS, 16384, 0.9, "fp8", 4)),
         (L4, VllmSettings(preset="8gb", quantization="none", gpu_memory_utilization=0.5), Plan(10, 4096, 0.5, "")),
     ],
     ids=[
@@ -133,3 +135,13 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(EngineStartError, match='nvidia-smi is not there; install the driver, or set backend = "cpu"'):
         look_at_card(0)
+
+
+@given(pages=st.integers(1, 2000), tokens=st.integers(1, 20_000))
+def test_captured_steps_waste_little(pages: int, tokens: int) -> None:
+    """Each step up to that of two new pages beside all others has a graph at most an eighth, or 8 tokens, larger."""
+    sizes = capture_sizes(Plan(pages, tokens, 0.9, ""))
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == min(tokens, pages + 2 * 960)
+    for smaller, larger in itertools.pairwise(sizes):
+        assert larger - smaller <= max(8, larger / 8)

@@ -21,10 +21,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Health
+from deepseek_ocr.engine import vllm_plugin as plugin
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
 from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids
-from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, look_at_card, plan_for
-from deepseek_ocr.engine.vllm_plugin import ARCHITECTURE, CARD_GUARD, CARD_GUARD_WORKER, GUARD, PARENT_VARIABLE
+from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, capture_sizes, look_at_card, plan_for
 from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import EXEMPT, request_args
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
-#: Tokens between two signs of life of a page, at which it is looked over for loops.  The watch looks every 256
-#: characters, some 85 tokens; all its looks at a page of 3 kB take 0.7 ms of the event loop (bench/false_alarms.py).
-STREAM_INTERVAL: Final = 32
 #: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
 STOP_S: Final = 10.0
 WATCH_EVERY_S: Final = 1.0
@@ -134,7 +131,7 @@ class VllmEngine:
         if self._card is not None:
             os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             os.environ["CUDA_VISIBLE_DEVICES"] = self._card.id
-        os.environ[PARENT_VARIABLE] = str(os.getpid())
+        os.environ[plugin.PARENT_VARIABLE] = str(os.getpid())
         # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         wanted = {
@@ -181,26 +178,30 @@ class VllmEngine:
             # Pages do not repeat.
             "enable_prefix_caching": False,
             "mm_processor_cache_gb": 0,
-            "logits_processors": [CARD_GUARD if self.guard_on_card else GUARD],
-            "stream_interval": STREAM_INTERVAL,
+            "logits_processors": [plugin.CARD_GUARD if self.guard_on_card else plugin.GUARD],
+            "stream_interval": plugin.STREAM_INTERVAL,
             "disable_log_stats": True,
         }
         if self._card is None:
             arguments |= {"enforce_eager": True}
         else:
             arguments |= {"gpu_memory_utilization": self.plan.gpu_memory_utilization}
+            arguments |= {"compilation_config": {"cudagraph_capture_sizes": capture_sizes(self.plan)}}
         if self.plan.quantization:
             arguments |= {"quantization": self.plan.quantization}
         if not self._v2:  # DeepSeek-OCR-2 runs with vLLM's own class
-            arguments |= {"hf_overrides": {"architectures": [ARCHITECTURE]}}
+            arguments |= {"hf_overrides": {"architectures": [plugin.ARCHITECTURE]}}
+            arguments |= {"additional_config": self.plan.encoder(self.info.mode or Mode.GUNDAM)}
         if self.guard_on_card:
-            arguments |= {"worker_extension_cls": CARD_GUARD_WORKER}
+            arguments |= {"worker_extension_cls": plugin.CARD_GUARD_WORKER}
         arguments |= self.engine_arguments()
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()
             vocabulary = int(config.model_config.hf_config.get_text_config().vocab_size)
             # Before the weights are loaded, which takes up to a minute.
             self._ids = resolve_ids(cached_tokenizer_from_config(config.model_config), vocabulary)
+            scheduler = config.scheduler_config
+            scheduler.scheduler_cls = plugin.SCHEDULER if scheduler.async_scheduling else plugin.STEPWISE_SCHEDULER
             return AsyncLLM.from_vllm_config(config, disable_log_stats=arguments["disable_log_stats"])
         except EngineStartError:
             raise

@@ -10,9 +10,11 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from deepseek_ocr.errors import EngineStartError
+from deepseek_ocr.prompt import Mode
+from deepseek_ocr.tiles import CROP_SIDE_PX, VIEW_SIDE_PX
 
 GIB: Final = 1 << 30
 #: Weights in bf16 (6.67 GB of files) and with the linear layers in fp8.
@@ -26,6 +28,13 @@ ENCODER_BYTES_PER_PAGE: Final = 0.15 * GIB
 STEP_BYTES: Final = 1.0 * GIB
 #: Sequences beyond which a step of an H200 only gets longer.
 MAX_SEQS: Final = 448
+#: Steps that take in so many pages at once, prompts included, are still recorded as graphs.
+CAPTURED_NEW_PAGES: Final = 2
+#: Picture and prompt of the largest page.
+LARGEST_PAGE_TOKENS: Final = 960
+
+#: What the model class reads of vLLM's `additional_config` (`Plan` in `vllm_encoder.py`).
+ENCODER_KEY: Final = "ocr_daemon_encoder"
 
 Preset = Literal["auto", "24gb", "8gb"]
 
@@ -68,6 +77,14 @@ class Plan:
     gpu_memory_utilization: float
     #: "" or "fp8".
     quantization: str
+    #: Pages that the encoder takes at once, each for some 0.3 GiB (estimated from the sizes of its tensors: those of
+    #: its graphs, and as much beside them for pages of another mode).
+    encoder_pages: int = 1
+
+    def encoder(self, mode: Mode) -> dict[str, Any]:
+        """vLLM's `additional_config` for pages of this mode: how much is encoded at once, and which sizes get graphs."""
+        sides_px = [VIEW_SIDE_PX[mode], *([CROP_SIDE_PX] if mode is Mode.GUNDAM else [])]
+        return {ENCODER_KEY: {"pages": self.encoder_pages, "sides_px": sides_px}}
 
     def __str__(self) -> str:
         """For the log."""
@@ -89,14 +106,14 @@ class _Sizes:
     max_num_batched_tokens: int
     share: float
     quantization: str
+    encoder_pages: int
 
 
 #: Asked for on a larger card, a preset takes no more than the card it is named after has.
 _PRESETS: Final = {
-    "24gb": _Sizes(24 * GIB, 100, 4096, 0.9, ""),
+    "24gb": _Sizes(24 * GIB, 100, 4096, 0.9, "", 2),
     # The weights alone are 6.2 GiB in bf16; a card that is sold with 8 GB leaves about 7.5 GiB.
-    # Four pages a step: fewer, and vLLM measures less memory than steps of other modes take (`vllm_model.py`).
-    "8gb": _Sizes(7.5 * GIB, 10, 4096, 0.95, "fp8"),
+    "8gb": _Sizes(7.5 * GIB, 10, 4096, 0.95, "fp8", 1),
 }
 #: Below so much free memory `auto` is the preset for small cards.
 _SMALL: Final = 14 * GIB
@@ -113,7 +130,7 @@ def plan_for(card: Card, settings: VllmSettings) -> Plan:
     elif card.total < 2 * _PRESETS["24gb"].memory:
         sizes = replace(_PRESETS["24gb"], memory=card.total)
     else:
-        sizes = _Sizes(card.total, 0, _LARGE_STEP_TOKENS, 0.9, "")
+        sizes = _Sizes(card.total, 0, _LARGE_STEP_TOKENS, 0.9, "", 4)
     quantization = {"": sizes.quantization, "none": ""}.get(settings.quantization, settings.quantization)
     tokens = settings.max_num_batched_tokens or sizes.max_num_batched_tokens
     share = settings.gpu_memory_utilization or min(sizes.share * sizes.memory, 0.98 * card.free) / card.total
@@ -128,7 +145,21 @@ def plan_for(card: Card, settings: VllmSettings) -> Plan:
             f'engine.gpu, or under [engine.vllm] preset = "8gb" or quantization = "fp8"'
         )
     seqs = settings.max_num_seqs or min(fitting, sizes.max_num_seqs or MAX_SEQS)
-    return Plan(seqs, tokens, round(share, 4), quantization)
+    return Plan(seqs, tokens, round(share, 4), quantization, sizes.encoder_pages)
+
+
+def capture_sizes(plan: Plan) -> list[int]:
+    """Tokens of a step for which vLLM records its launches as a CUDA graph, and to which it fills up smaller steps.
+
+    vLLM's own end at 512, but a step of hundreds of pages that also takes in a new one or two has a thousand tokens
+    more, and was launched kernel by kernel: 11 ms of the engine core's thread (H200, 448 pages at once).
+    """
+    most = min(plan.max_num_seqs + CAPTURED_NEW_PAGES * LARGEST_PAGE_TOKENS, plan.max_num_batched_tokens)
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < most:
+        # An eighth is wasted at most, less than that in the mean.
+        sizes.append(sizes[-1] + max(8, 1 << sizes[-1].bit_length() >> 4))
+    return [*(size for size in sizes if size < most), most]
 
 
 def look_at_card(gpu: int, visible: str | None = None) -> Card:

@@ -18,11 +18,17 @@ from typing import Final
 from deepseek_ocr.engine.vllm_processes import CORE_NAME
 from deepseek_ocr.processes import die_with_parent
 
+#: Tokens between two signs of life of a page, at which it is looked over for loops.  The watch looks every 256
+#: characters, some 85 tokens; all its looks at a page of 3 kB take 0.7 ms of the event loop (bench/false_alarms.py).
+STREAM_INTERVAL: Final = 32
 #: In the environment of a service: its process id, with which its engine cores end.
 PARENT_VARIABLE: Final = "OCR_DAEMON_ENGINE_PARENT"
 #: What config.json's `architectures` is overridden with.
 ARCHITECTURE: Final = "ResidentDeepseekOCR"
 _CLASS: Final = "deepseek_ocr.engine.vllm_model:ResidentDeepseekOCR"
+#: Our scheduler as vLLM loads it, for a card and for the CPU.
+SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.PageScheduler"
+STEPWISE_SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.StepwisePageScheduler"
 #: The guard against repetition as vLLM loads it, and the one that stays on the card with what its worker needs.
 GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
 CARD_GUARD: Final = "deepseek_ocr.engine.vllm_card_guard:CardGuard"

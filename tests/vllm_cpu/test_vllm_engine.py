@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 
 from deepseek_ocr import attempt
 from deepseek_ocr.completion import PageImage
-from deepseek_ocr.engine.vllm import STREAM_INTERVAL, VllmEngine
+from deepseek_ocr.engine.vllm import VllmEngine
+from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS
 from deepseek_ocr.engine.vllm_processes import core_processes
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError

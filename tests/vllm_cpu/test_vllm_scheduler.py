@@ -1,0 +1,106 @@
+"""What the engine core tells the service of each step."""
+
+# ruff: noqa: SLF001 - what vLLM overrides and calls has underscores
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs, FinishReason
+
+from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
+from deepseek_ocr.engine.vllm_scheduler import StepwisePageScheduler
+
+
+class Steps:
+    """The scheduler's reports, without an engine: vLLM's own part says what it is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scheduler: Any = object.__new__(StepwisePageScheduler)
+        self.scheduler._held = {}
+        self.scheduler.requests = {}
+        self._said: dict[int, EngineCoreOutputs] = {}
+        monkeypatch.setattr(Scheduler, "update_from_output", lambda *_: self._said)
+        monkeypatch.setattr(Scheduler, "finish_requests", lambda _, name, __: self.scheduler.requests.pop(name, None))
+
+    def step(self, **tokens: list[int]) -> dict[str, list[int]]:
+        """What is sent after a step that gave each page these tokens; 0 ends a page."""
+        outputs = []
+        for name, ids in tokens.items():
+            request = self.scheduler.requests.setdefault(name, SimpleNamespace(num_output_tokens=0))
+            request.num_output_tokens += len(ids)
+            if ended := ids[-1] == 0:
+                del self.scheduler.requests[name]  # as vLLM does before it reports
+            outputs.append(EngineCoreOutput(name, list(ids), finish_reason=FinishReason.STOP if ended else None))
+        self._said = {0: EngineCoreOutputs(outputs=outputs)}
+        sent = self.scheduler.update_from_output(None, None)[0].outputs
+        return {output.request_id: output.new_token_ids for output in sent}
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """A fresh scheduler."""
+    return Steps(monkeypatch)
+
+
+def test_the_first_token_goes_at_once_and_the_others_together(steps: Steps) -> None:
+    """And the last with all that are left."""
+    sent = [steps.step(page=[n]) for n in range(1, 2 * STREAM_INTERVAL)]
+    assert sent[0] == {"page": [1]}
+    assert sent[STREAM_INTERVAL] == {"page": list(range(2, STREAM_INTERVAL + 2))}
+    assert [n for n, one in enumerate(sent) if one] == [0, STREAM_INTERVAL]
+    assert steps.step(page=[0]) == {"page": [*range(STREAM_INTERVAL + 2, 2 * STREAM_INTERVAL), 0]}
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abc"), st.lists(st.integers(0, 9), min_size=1, max_size=3)), max_size=80)
+)
+def test_no_token_is_lost(batches: list[dict[str, list[int]]]) -> None:
+    """Of pages that come, go and come again, some with several tokens a step: all of them in order."""
+    with pytest.MonkeyPatch.context() as patch:
+        steps = Steps(patch)
+        given_ids: dict[str, list[int]] = {}
+        sent: dict[str, list[int]] = {}
+        for batch in batches:
+            tokens = {name: [*(one for one in ids[:-1] if one), ids[-1]] for name, ids in batch.items()}
+            for name, ids in tokens.items():
+                given_ids.setdefault(name, []).extend(ids)
+            for name, ids in steps.step(**tokens).items():
+                sent.setdefault(name, []).extend(ids)
+        for name, ids in given_ids.items():
+            held = steps.scheduler._held.get(name, [])
+            assert [*sent[name], *held] == ids
+            assert len(held) < STREAM_INTERVAL
+            assert not held or ids[-1]
+
+
+def test_what_says_more_is_sent(steps: Steps) -> None:
+    """An event or a statistic does not wait for tokens."""
+    steps.step(page=[1])
+    steps.step(page=[2])
+    event = EngineCoreEvent.new_event(EngineCoreEventType.PREEMPTED)
+    steps.scheduler.requests["page"].num_output_tokens += 1
+    output = EngineCoreOutput("page", [3], events=[event])
+    assert steps.scheduler._is_due(output)
+    assert output.new_token_ids == [2, 3]
+
+
+def test_a_page_given_up_leaves_nothing(steps: Steps) -> None:
+    """Its tokens are forgotten, those of others are not."""
+    for n in (1, 2):
+        steps.step(page=[n], other=[n])
+    steps.scheduler.finish_requests("page", None)
+    assert steps.scheduler._held == {"other": [2]}
+
+
+def test_a_page_is_asked_for_its_picture_until_its_prompt_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the prompt nothing is left to encode."""
+    monkeypatch.setattr(Scheduler, "_try_schedule_encoder_inputs", lambda *_: ([0], 5, 7, []))
+    scheduler: Any = object.__new__(StepwisePageScheduler)
+    request = SimpleNamespace(num_prompt_tokens=10)
+    assert scheduler._try_schedule_encoder_inputs(request, 9, 1, 20) == ([0], 5, 7, [])
+    assert scheduler._try_schedule_encoder_inputs(request, 10, 1, 20) == ([], 1, 20, [])
