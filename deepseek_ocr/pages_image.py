@@ -25,6 +25,7 @@ from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import Corrupt, DocumentError, PageError, TooManyPages, TooManyPixels
 from deepseek_ocr.ink import GRID_CELLS, look
 from deepseek_ocr.sizes import image_size
+from deepseek_ocr.tiles import layout_for, planes_of, tiles_of
 from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Box
     from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.tiles import Layout
     from deepseek_ocr.view import View
 
 #: What this package calls a kind -> the only decoder Pillow may try.
@@ -118,9 +120,12 @@ class OpenImage:
         dpi: float,  # noqa: ARG002 - a PDF's
         max_page_px: int,
         view: View = WHOLE,
-        mode: Mode | None = None,  # noqa: ARG002
+        mode: Mode | None = None,
     ) -> PageImage:
-        """One page, or a part of it (not turned); raises `PageError`, or `Corrupt` where the only picture is broken."""
+        """One page, or a part of it (not turned); raises `PageError`, or `Corrupt` where the only picture is broken.
+
+        With a mode a whole page comes as tiles instead of pixels, if it has ink.
+        """
         if not 0 <= page_index < self.page_count:
             raise PageError(f"there is no page {page_index + 1}; the document has {self.page_count}")
         frame = self._frames[page_index]
@@ -128,14 +133,18 @@ class OpenImage:
             with _opened(self._path, self.kind) as image:
                 if frame:
                     image.seek(frame)
-                upright, width, height = _upright(image, view, pixels=pixels, max_page_px=max_page_px)
+                mode = mode if pixels and view == WHOLE else None
+                upright, width, height, layout = _upright(image, view, mode, pixels=pixels, max_page_px=max_page_px)
         except DECODER_ERRORS as error:
             raise_if_environment(error)
             message = f"the picture cannot be decoded: {_explain(error)}"
             raise (Corrupt(message) if self.page_count == 1 else PageError(message)) from error
-        rgb = np.array(upright) if pixels else None
         ink = look(upright)
-        return PageImage(page_index, width, height, "px", rgb, ink.share, ink_grid=ink.grid, sideways=ink.sideways)
+        tiles = tiles_of(planes_of(np.asarray(upright)), layout) if layout and ink.share else None
+        rgb = np.array(upright.convert("RGB")) if pixels and not layout else None
+        return PageImage(
+            page_index, width, height, "px", rgb, ink.share, tiles=tiles, ink_grid=ink.grid, sideways=ink.sideways
+        )
 
 
 def raise_if_environment(error: BaseException) -> None:
@@ -238,18 +247,31 @@ def _pixel_ratio(image: Image.Image) -> float:
 # Pixels
 
 
-def _upright(image: Image.Image, view: View, *, pixels: bool, max_page_px: int) -> tuple[Image.Image, int, int]:
-    """The part as a person sees it, in RGB on white, and its size in pixels of the original, upright.
+def _upright(
+    image: Image.Image, view: View, mode: Mode | None, *, pixels: bool, max_page_px: int
+) -> tuple[Image.Image, int, int, Layout | None]:
+    """The part as a person sees it, in grey or RGB on white, its size in pixels of the original, upright, its layout.
 
-    Where no pixels are asked for it is made small at once, for the ink alone.
+    Where no pixels are asked for it is made small at once, for the ink alone.  For tiles a JPEG of more than twice
+    their pixels across and down is decoded at a half, a quarter or an eighth, never below them: they differ a little
+    from those of the whole picture then, as libjpeg does a part of the scaling; all others are the same to the byte.
     """
     stretch = _pixel_ratio(image)
+    layout: Layout | None = None
     if view == WHOLE:
         width, height = image.size
-        size = _size(width, height, stretch, 0 if pixels else 2 * GRID_CELLS, max_page_px)
-        image.draft(None, size)  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
+        size = enough = _size(width, height, stretch, 0 if pixels else 2 * GRID_CELLS, max_page_px)
+        if mode and image.format == "JPEG":  # which says how it lies without being decoded
+            turned = _orientation(image) in TRANSPOSED
+            wanted = layout_for(*_turned_if(turned, size), mode)
+            enough = _turned_if(turned, (max(wanted.view[0], wanted.canvas[0]), max(wanted.view[1], wanted.canvas[1])))
+        image.draft(None, enough)  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
         image.load()
         part = None
+        if mode:
+            layout = layout_for(*_turned_if(_orientation(image) in TRANSPOSED, size), mode)
+            if image.size != (width, height):
+                size = min(size, image.size)
     else:
         part = view.within()
         image.load()
@@ -258,12 +280,16 @@ def _upright(image: Image.Image, view: View, *, pixels: bool, max_page_px: int) 
         part = _stored(part, orientation, image.size)
         width, height = part[2] - part[0], part[3] - part[1]
         size = _size(width, height, stretch, view.side_px if pixels else 2 * GRID_CELLS, max_page_px)
-    rgb = _on_white(image, size, part)
+    upright = _on_white(image, size, part)
     if orientation in UPRIGHT:
-        rgb = rgb.transpose(UPRIGHT[orientation])
+        upright = upright.transpose(UPRIGHT[orientation])
     if orientation in TRANSPOSED:
         width, height = height, width
-    return rgb, width, height
+    return upright, width, height, layout
+
+
+def _turned_if(turned: bool, size: tuple[int, int]) -> tuple[int, int]:
+    return size[::-1] if turned else size
 
 
 def _size(width: int, height: int, stretch: float, side_px: int, max_page_px: int) -> tuple[int, int]:
@@ -289,7 +315,7 @@ def _stored(box: Box, orientation: int, size: tuple[int, int]) -> tuple[int, int
 
 
 def _on_white(image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int] | None) -> Image.Image:
-    """The decoded picture, or a part of it, in RGB at this size, transparency filled with white."""
+    """The decoded picture, or a part of it, in grey or RGB at this size, transparency filled with white."""
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     elif image.mode == "1":
@@ -308,7 +334,7 @@ def _on_white(image: Image.Image, size: tuple[int, int], part: tuple[int, int, i
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return white
-    return image.convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from deepseek_ocr.ink import cell_grid, look
-from deepseek_ocr.scans import pictures_of, planes_of, scan_of
+from deepseek_ocr.scans import pictures_of, scan_of, scan_planes
 from deepseek_ocr.tiles import layout_for
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def render_tiles(pymupdf: Any, page: Any, size: tuple[int, int], mode: Mode) -> 
     if not min(layout.view) or not all(_fits(pymupdf, page, wanted) for wanted in sizes):
         return None
     scan = scan_of(pymupdf, page, drawing)
-    first = planes_of(scan, sizes[-1]) if scan else None
+    first = scan_planes(scan, sizes[-1]) if scan else None
     once = len(sizes) > 1 and (first is not None or _picture_share(page) >= MOSTLY_PICTURE)
     if first is None:
         first = _planes(pymupdf, page, drawing, sizes[once])

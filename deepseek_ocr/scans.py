@@ -93,7 +93,7 @@ def _trace(pymupdf: Any, drawing: Any) -> str:
     return bytes(mupdf.fz_buffer_extract_copy(written)).decode("utf-8", "replace")
 
 
-def planes_of(scan: tuple[Image.Image, Box], size: tuple[int, int]) -> NDArray[np.uint8] | None:
+def scan_planes(scan: tuple[Image.Image, Box], size: tuple[int, int]) -> NDArray[np.uint8] | None:
     """The page in planes (N, height, width) of this size, one for a grey JPEG, else three; None where it is damaged.
 
     It is decoded at a half, a quarter or an eighth where that is no smaller.

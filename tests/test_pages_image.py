@@ -12,8 +12,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from deepseek_ocr.errors import Corrupt, PageError
-from deepseek_ocr.pages import inspect
+from deepseek_ocr.pages import inspect, load_page
+from deepseek_ocr.pages_image import ORIENTATION_TAG, _upright
+from deepseek_ocr.prompt import Mode
 from deepseek_ocr.sizes import MAX_IMAGE_PX
+from deepseek_ocr.tiles import Tiles, tile
+from deepseek_ocr.view import WHOLE
 from tests import documents
 from tests.documents import LIMITS, encoded, jpeg, load, rgb, write
 
@@ -246,3 +250,79 @@ def test_no_warning_leaks(tmp_path: Path) -> None:
     assert not caught
     assert page.width == 10_000
     assert rgb(page).shape[0] * rgb(page).shape[1] <= MAX_IMAGE_PX
+
+
+# Tiles
+
+
+def seen(path: Path, mode: Mode = Mode.GUNDAM) -> Tiles:
+    """The tiles of the only page."""
+    page = load_page(path, 0, needs="tiles", limits=LIMITS, mode=mode)
+    assert page.pixels is None
+    assert isinstance(page.tiles, Tiles)
+    return page.tiles
+
+
+def lying(image: Image.Image, orientation: int = 6) -> bytes:
+    """A JPEG that says how it is to be turned."""
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    return jpeg(image, exif=exif)
+
+
+#: Kind -> a picture, as it is stored.
+STORED = {
+    "grey": encoded(documents.bars((700, 900)), "PNG"),
+    "colour": encoded(documents.corners(900, 700), "PNG"),
+    "black and white": encoded(documents.bars((700, 900)).convert("1"), "TIFF", compression="group4"),
+    "palette": encoded(documents.corners(700, 900).convert("P"), "PNG"),
+    "transparent": encoded(documents.bars((700, 900)).convert("LA"), "PNG"),
+    "16 bits": encoded(Image.fromarray(np.asarray(documents.bars((700, 900))).astype(np.uint16) * 257), "PNG"),
+    "lying": lying(documents.corners(900, 700)),
+    "oblong pixels": encoded(documents.bars((700, 450)), "TIFF", dpi=(204, 98)),
+    "JPEG of just twice the crops": documents.jpeg(documents.bars((2559, 3840))),
+}
+
+
+@pytest.mark.parametrize("mode", [Mode.BASE, Mode.GUNDAM])
+@pytest.mark.parametrize("kind", STORED)
+def test_tiles_are_those_of_the_pixels(tmp_path: Path, kind: str, mode: Mode) -> None:
+    """However a picture is stored, its tiles are those of its pixels, byte for byte."""
+    path = write(tmp_path, STORED[kind])
+    tiles, expected = seen(path, mode), tile(rgb(load(path)), mode)
+    assert tiles.grid == expected.grid
+    if mode is Mode.GUNDAM or "twice" not in kind:
+        assert np.array_equal(tiles.view, expected.view)
+        assert np.array_equal(tiles.crops, expected.crops)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpeg_is_decoded_smaller(tmp_path: Path, orientation: int) -> None:
+    """A JPEG of more than twice the pixels needed gives nearly the same tiles, and the grid of its full size."""
+    path = write(tmp_path, lying(documents.corners(4200, 2801), orientation))
+    page = load_page(path, 0, needs="tiles", limits=LIMITS, mode=Mode.GUNDAM)
+    assert isinstance(page.tiles, Tiles)
+    assert (page.width, page.height) == ((4200, 2801) if orientation == 1 else (2801, 4200))
+    expected = tile(rgb(load(path)), Mode.GUNDAM)
+    assert page.tiles.grid == expected.grid
+    for ours, theirs in ((page.tiles.view, expected.view), (page.tiles.crops, expected.crops)):
+        assert np.abs(ours.astype(np.int16) - theirs).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "decoded"),
+    [
+        ((2560, 3840), Mode.GUNDAM, (1280, 1920)),
+        ((2559, 3840), Mode.GUNDAM, (2559, 3840)),
+        ((2480, 3508), Mode.BASE, (1240, 1754)),
+        ((2480, 3508), Mode.GUNDAM, (2480, 3508)),
+        ((500, 400), Mode.GUNDAM, (500, 400)),
+    ],
+    ids=str,
+)
+def test_no_pixel_that_is_needed_is_left_undecoded(size: tuple[int, int], mode: Mode, decoded: tuple[int, int]) -> None:
+    """What is decoded is never smaller than the crops together, or than the view."""
+    with Image.open(io.BytesIO(documents.jpeg(Image.new("L", size)))) as image:
+        upright, *_ = _upright(image, WHOLE, mode, pixels=True, max_page_px=LIMITS.max_page_px)
+        assert upright.size == decoded
+        assert upright.mode == "L"

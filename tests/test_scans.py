@@ -12,7 +12,7 @@ from PIL import Image
 from deepseek_ocr.pages import close_document, load_page
 from deepseek_ocr.pages_pdf import mupdf
 from deepseek_ocr.prompt import Mode
-from deepseek_ocr.scans import planes_of, scan_of
+from deepseek_ocr.scans import scan_of, scan_planes
 from deepseek_ocr.tiles import Tiles, tile
 from tests import documents
 from tests.documents import A4, LIMITS, encoded, load, rgb, write
@@ -127,7 +127,7 @@ def test_cut_off_scan_is_known_as_damaged(tmp_path: Path) -> None:
 def planes(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Any:
     """The planes of a JPEG of this image, and how large it was decoded."""
     opened = Image.open(io.BytesIO(documents.jpeg(image)))
-    return planes_of((opened, box or (0, 0, *image.size)), size), opened.size
+    return scan_planes((opened, box or (0, 0, *image.size)), size), opened.size
 
 
 @pytest.mark.parametrize(
