@@ -59,7 +59,8 @@ class PageImage:
     pixels: NDArray[np.uint8] | None
     #: Share of the page that is not background, 0 to 1; 0 is a blank page.
     ink: float
-    #: The text embedded in the file (PDF only), in reading order.
+    #: The text embedded in the file (PDF only), in reading order; a page that comes as tiles lacks it, as finding it
+    #: takes as long as they do and it is rarely asked for.
     text_layer: tuple[Region, ...] = ()
     #: What of the page is known to be lost (a cut-off picture, a torn content stream), in words; empty = nothing.
     damage: str = ""

@@ -118,7 +118,7 @@ def load_page(
     """A page, upright, or a part of it; raises `PageError`, and a `DocumentError` where the document cannot be read.
 
     `needs` says what becomes of its picture; with "nothing" a page that has text is not rendered, and its ink is then
-    the area of that text.  "tiles" are those of `mode`.
+    the area of that text.  "tiles" are those of `mode`, and come without the page's text.
     A `view` that is not of the whole page comes with its own size, in the page's unit as it is turned, and its own ink;
     it has no text layer.  A PDF is rendered for it, a picture is cut out of the original.
     Very large pages become images of bounded size (`sizes.py`); width and height stay those of the original.

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Box, Region
     from deepseek_ocr.prompt import Mode
-    from deepseek_ocr.tiles import Tiles
     from deepseek_ocr.view import View
 
 #: Pages, of whatever document, after which MuPDF's store (fonts, compressed pictures; up to 256 MB) is emptied.
@@ -134,7 +133,7 @@ class OpenPdf:
     ) -> PageImage:
         """One page, or a part of it (not turned, without its text); raises `PageError`.
 
-        With a mode a whole page comes as tiles instead of pixels, if it has ink and can be rendered so.
+        With a mode a whole page comes as tiles instead of pixels and text, if it has ink and can be rendered so.
         """
         if not 0 <= page_index < self.page_count:
             raise PageError(f"there is no page {page_index + 1}; the document has {self.page_count}")
@@ -162,17 +161,16 @@ class OpenPdf:
             pymupdf.TOOLS.reset_mupdf_warnings()  # what MuPDF says from here on is about this page
             part = _part(page, view)
             width, height = part[2] - part[0], part[3] - part[1]
-            text_layer = _text_layer(page, width, height) if view == WHOLE else ()
             rgb: NDArray[np.uint8] | None = None
-            tiles: Tiles | None = None
-            if pixels:
-                size = _size(page, part, view.side_px, dpi, max_page_px)
-                seen = render_tiles(pymupdf, page, size, mode) if mode and view == WHOLE else None
-                if seen is None:
-                    rgb = render(pymupdf, page, part, size)
-                    ink = look(Image.fromarray(rgb))
-                else:
-                    tiles, ink = seen
+            size = _size(page, part, view.side_px, dpi, max_page_px)
+            seen = render_tiles(pymupdf, page, size, mode) if pixels and mode and view == WHOLE else None
+            tiles, ink = seen or (None, None)
+            text_layer = _text_layer(page, width, height) if view == WHOLE and not tiles else ()
+            if ink:
+                pass
+            elif pixels:
+                rgb = render(pymupdf, page, part, size)
+                ink = look(Image.fromarray(rgb))
             elif text_layer:
                 ink = Ink(_text_share(text_layer), None, sideways=False)
             else:

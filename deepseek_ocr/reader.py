@@ -159,13 +159,15 @@ class Reader:
         try:
             completion = await self._recognize(image, options, on_text)
         except PageError as error:
-            return _from_text_layer(image, str(error), options, info)
+            return _from_text_layer(await self._with_text(path, image), str(error), options, info)
 
         async def ask(view: View, options: Options) -> tuple[PageImage, Completion]:
             seen = image if view == WHOLE else await self._seen(path, page_index, view, options)
             return seen, await self._recognize(seen, options, on_text)
 
         first = await self._judges.run(reading_of, image, completion, options)
+        if first.verdict.problem:
+            image = await self._with_text(path, image)
         return await recover(image, first, info=info, options=options, ask=ask, judges=self._judges)
 
     async def look(self, path: Path, page_index: int, view: View, options: Options) -> Completion:
@@ -229,6 +231,16 @@ class Reader:
 
     async def _recognize(self, image: PageImage, options: Options, on_text: Callable[[str], None] | None) -> Completion:
         return await _twice(lambda _: recognize(self.engine, image, options, on_text))
+
+    async def _with_text(self, path: Path, image: PageImage) -> PageImage:
+        """The page with the text embedded in it, which one that came as tiles lacks."""
+        if image.unit != "pt" or self.engine.info.needs != "tiles" or image.text_layer:
+            return image
+        try:
+            text = await self._load(path, image.page_index, "nothing", None)
+        except PageError:
+            return image
+        return replace(image, text_layer=text.text_layer)
 
     async def _without_picture(self, path: Path, page_index: int, options: Options, problem: str) -> Page:
         """The page cannot be rendered: its text layer may still be readable, in a process of its own again."""

@@ -147,6 +147,25 @@ async def test_a_page_that_an_engine_cannot_read_keeps_the_files_text(
     assert "quick brown fox" in text(page)
 
 
+@pytest.mark.parametrize("answer", [PageError("the page is too much for it"), completion("")], ids=["refused", "empty"])
+@in_one_loop
+async def test_the_text_of_tiles_is_asked_for_where_it_helps(
+    reader: Reader, tmp_path: Path, answer: Completion | PageError
+) -> None:
+    """A page that came as tiles has no text with it; where its reading is bad, it still ends with the file's own."""
+    path = tmp_path / "x.pdf"
+    path.write_bytes(text_pdf(1))
+    engine = FakeEngine(needs="tiles")
+    engine.info = replace(engine.info, mode=Mode.BASE)
+    reader.engine = engine
+    engine.answers[0] = [answer] * 9
+    page = await reader.read_page(path, 0)
+    assert engine.calls[0].text_layer == ()
+    assert engine.calls[0].tiles is not None
+    assert page.source == "textlayer"
+    assert "quick brown fox" in text(page)
+
+
 @in_one_loop
 async def test_a_scan_that_an_engine_cannot_read_is_marked(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
     """Without a text layer the page is empty and says why; it is never left out."""
