@@ -1,9 +1,11 @@
 """What the vision encoder of DeepSeek-OCR costs a page on the card, against vLLM's own way, on random weights.
 
-A page is A4 in gundam mode: one view of 1024 pixels and six crops of 640.  No engine is started: the towers are vLLM's
-modules in bf16.  Printed: attention of single layers by candidate kernels; the encoder for batches of pages, on the
-card and as seconds of the thread that launches it; the card's time by kind of kernel; and the distance from float32
-against vLLM's.  `python -m bench.encoder` runs on the GPU, `--shallow` all but the card's own kernels, tiny, on a CPU.
+Bar: vLLM's kernels take at least 2 x as long as ours, summed up a page, whatever launches them.  A page is A4 in gundam
+mode: one view of 1024 pixels and six crops of 640.  No engine is started: the towers are vLLM's modules in bf16.
+Printed: what the graphs cost at start; time for batches of pages, on the card and of the thread that launches them; the
+card's time by kind of kernel; and the distance of a page's embeddings from float32 against vLLM's.
+
+`python -m bench.encoder` runs on the GPU, `--shallow` all but the card's own kernels, tiny, on a CPU.
 """
 
 from __future__ import annotations
@@ -12,19 +14,13 @@ import argparse
 import time
 from collections import defaultdict
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from vllm.model_executor.models.deepseek_ocr import DeepseekOCRForCausalLM
 
 from bench import embeddings
-from deepseek_ocr.engine.vllm_encoder import Encoder
-from deepseek_ocr.engine.vllm_sam import Towers
-from deepseek_ocr.engine.vllm_sam_attention import HEAD, Shape, Tiling, attention, fused_attention
+from deepseek_ocr.engine.vllm_encoder import Plan
 from deepseek_ocr.prompt import Mode
 from deepseek_ocr.tiles import tile
 
@@ -32,24 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 START = time.monotonic()
-HEADS = 12
-#: Shapes of attention in 8 pages: views and crops, whole and in windows.
-LAYERS = {
-    "view whole": Shape(8, 64, 64, HEADS),
-    "crop whole": Shape(48, 40, 40, HEADS),
-    "view windows": Shape(8, 64, 14, HEADS),
-    "crop windows": Shape(48, 40, 14, HEADS),
-}
-TINY_LAYERS = {"whole": Shape(2, 8, 8, 2), "windows": Shape(2, 16, 14, 2)}
-#: Tilings of our kernel: queries, rows and columns of keys, warps, stages.
-WHOLE_TILINGS = [
-    Tiling(128, 8, 8, 4, 2), Tiling(128, 8, 8, 4, 3), Tiling(128, 8, 8, 8, 2), Tiling(128, 8, 8, 8, 3),
-    Tiling(64, 8, 8, 4, 3), Tiling(128, 8, 16, 8, 2), Tiling(128, 8, 16, 4, 2),
-]  # fmt: skip
-WINDOW_TILINGS = [
-    Tiling(64, 8, 8, 4, 2), Tiling(64, 8, 8, 4, 3), Tiling(128, 8, 8, 8, 2),
-    Tiling(64, 8, 16, 4, 2), Tiling(128, 8, 16, 8, 2), Tiling(64, 16, 16, 4, 1),
-]  # fmt: skip
+BAR = 2.0
+#: As on a large card in gundam mode.
+GRAPHS = Plan(4, (1024, 640))
 
 
 class Cost(NamedTuple):
@@ -84,102 +65,6 @@ def cost(call: Callable[[], object], times: int = 5) -> Cost:
     return Cost(start.elapsed_time(end) / times, launched)
 
 
-class Layer(NamedTuple):
-    """What one layer of attention is given."""
-
-    qkv: torch.Tensor
-    padding: torch.Tensor
-    down: torch.Tensor
-    across: torch.Tensor
-    shape: Shape
-
-
-def layer(shape: Shape, device: torch.device) -> Layer:
-    """Random, with logits of about 1 and biases of about 1.6, as `bench.embeddings` has them."""
-    random = torch.Generator(device).manual_seed(1)
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=random, device=device).bfloat16()
-
-    wide = 3 * shape.heads * HEAD
-    down, across = (normal(2 * shape.window - 1, HEAD) * 0.2 for _ in range(2))
-    return Layer(normal(shape.tokens + 1, wide), normal(wide), down, across, shape)
-
-
-def extended(given: Layer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries and keys (N, heads, L, 64 + 2 * side) whose product holds the bias, and values; whole pictures only."""
-    qkv, _, down, across, shape = given
-    side = shape.side
-    parts = qkv[:-1].view(shape.pictures, side**2, 3, shape.heads, HEAD).permute(2, 0, 3, 1, 4)
-    queries, keys, values = parts
-    places = torch.arange(side, device=qkv.device)
-    distances = places[:, None] - places + side - 1
-    square = queries.unflatten(2, (side, side))
-    by_row = torch.einsum("nhyxc,ykc->nhyxk", square, down[distances]).flatten(2, 3)
-    by_column = torch.einsum("nhyxc,xkc->nhyxk", square, across[distances]).flatten(2, 3)
-    longer = torch.cat((queries, by_row * HEAD**0.5, by_column * HEAD**0.5), dim=-1)
-    one = torch.eye(side, device=qkv.device, dtype=qkv.dtype)
-    chosen = torch.cat((one.repeat_interleave(side, 0), one.repeat(side, 1)), dim=-1)
-    return longer, torch.cat((keys, chosen.expand(*keys.shape[:2], -1, -1)), dim=-1), values.contiguous()
-
-
-def by_cudnn(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Attention of cuDNN on extended queries and keys."""
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        return functional.scaled_dot_product_attention(queries, keys, values, scale=HEAD**-0.5)
-
-
-def by_flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """FlashAttention 3 as vLLM has it, on queries and keys (N, L, heads, D) and values of 128."""
-    from vllm.vllm_flash_attn import flash_attn_varlen_func  # noqa: PLC0415 - only where a card is
-
-    count, length = queries.shape[:2]
-    starts = torch.arange(0, (count + 1) * length, length, dtype=torch.int32, device=queries.device)
-    seen: torch.Tensor = flash_attn_varlen_func(
-        queries.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), length, starts, length, starts,
-        softmax_scale=HEAD**-0.5, fa_version=3,
-    )  # fmt: skip
-    return seen
-
-
-def candidates(given: Layer, tilings: list[Tiling]) -> dict[str, Callable[[], torch.Tensor]]:
-    """Ways to compute one layer's attention; those with `*` are given what they need ready made."""
-    shape = given.shape
-    ways: dict[str, Callable[[], torch.Tensor]] = {"bias made (torch)": lambda: attention(*given)}
-    if not given.qkv.is_cuda:
-        return ways
-    for tiling in tilings:
-        fits = shape.window % tiling.columns == 0 or shape.window < shape.side
-        if fits:
-            ways[f"ours {tuple(tiling)}"] = partial(fused_attention, *given, tiling)
-    if shape.window == shape.side:
-        queries, keys, values = extended(given)
-        ways["* cuDNN, extended"] = lambda: by_cudnn(queries, keys, values).transpose(1, 2).reshape(shape.tokens, -1)
-        rows = [part.transpose(1, 2).contiguous() for part in (queries, keys, functional.pad(values, (0, HEAD)))]
-        ways["* FA3, extended"] = lambda: by_flash(*rows)[..., :HEAD].reshape(shape.tokens, -1)
-    return ways
-
-
-def attentions(layers: dict[str, Shape], device: torch.device) -> None:
-    """Each candidate's time and its distance from float32, layer by layer."""
-    for name, shape in layers.items():
-        small = layer(shape._replace(pictures=1), device)
-        tilings = WHOLE_TILINGS if shape.window == shape.side else WINDOW_TILINGS
-        qkv, padding, down, across = (part.float() for part in small[:4])
-        exact = attention(qkv, padding, down, across, small.shape)
-        found = []
-        for way, call in candidates(layer(shape, device), tilings).items():
-            try:
-                seen = candidates(small, tilings)[way]()
-                far = float((seen.float() - exact).norm() / exact.norm())
-                found.append((cost(call, 3).card / shape.pictures, way, far))
-            except Exception as error:  # noqa: BLE001 - a kernel that this machine lacks is one row less
-                say(f"  {way}: {type(error).__name__}: {str(error).splitlines()[0][:90]}")
-        say(f"{name} {tuple(shape)}: us a picture, distance from float32")
-        for each, way, far in sorted(found):
-            print(f"        {each * 1e3:8.1f} {far:.5f} {way}")
-
-
 def pixels(pages: int, device: torch.device, *, shallow: bool) -> dict[str, torch.Tensor]:
     """Bytes of so many pages, as vLLM hands them over."""
     view, crop, grid = (128, 64, (1, 2)) if shallow else (1024, 640, (2, 3))
@@ -207,8 +92,8 @@ def group(kernel: str) -> str:
     return next((kind for kind, marks in kinds.items() if any(mark in name for mark in marks)), "other")
 
 
-def profile(call: Callable[[], object], pages: int, top: int) -> None:
-    """The card's time of one call, by kind of kernel and for the longest ones."""
+def profile(call: Callable[[], object], pages: int, top: int) -> float:
+    """The card's time of one call by kind of kernel and for the longest ones, and in all: ms a page."""
     call()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
@@ -227,6 +112,7 @@ def profile(call: Callable[[], object], pages: int, top: int) -> None:
     say(f"  kernels {sum(groups.values()):.2f} ms a page ({launches} of them): {rows}")
     for name, ms in sorted(kernels.items(), key=lambda row: -row[1])[:top]:
         print(f"        {ms:7.3f} {name[:100]}")
+    return sum(groups.values())
 
 
 def bytes_as_vllm(model: Any, fields: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -234,77 +120,78 @@ def bytes_as_vllm(model: Any, fields: dict[str, torch.Tensor]) -> dict[str, torc
     return {name: model._normalize(part) if part.ndim > 2 else part for name, part in fields.items()}  # noqa: SLF001, PLR2004
 
 
-def ours(encoder: Encoder, fields: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Embeddings of all views and of all crops, not put together."""
-    return [encoder(list(fields[name].unbind(0))) for name in ("pixel_values", "images_crop")]
+def prepared(model: embeddings.Encoder, plan: Plan, device: torch.device) -> embeddings.Encoder:
+    """The model with a new encoder of ours, and what that took."""
+    model.encoder_plan, model.encoder = plan, None
+    began, free = time.perf_counter(), _free(device)
+    with torch.inference_mode():
+        model.embed_multimodal(**pixels(1, device, shallow=not plan.sides_px))
+    words = f"first call {time.perf_counter() - began:.1f} s, {(free - _free(device)) / 2**30:.2f} GiB stay on the card"
+    say(f"{len(plan.sides_px)} sizes of pictures with graphs: {words}")
+    return model
 
 
-def put_together(model: Any, parts: list[torch.Tensor], grid: tuple[int, int]) -> list[torch.Tensor]:
-    """The embeddings of each page."""
-    views, crops = (part.unflatten(1, (round(part.shape[1] ** 0.5), -1)) for part in parts)
-    across, down = grid
-    each = np.arange(0, len(crops) + 1, across * down)
-    return [
-        model._assemble(view, list(crops[start:end]), across)  # noqa: SLF001
-        for view, (start, end) in zip(views, pairwise(each), strict=True)
-    ]
+def _free(device: torch.device) -> int:
+    """Bytes of the card that nobody has."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def timed(name: str, calls: dict[int, Callable[[], Any]]) -> float:
+    """Print what a page takes in batches of several sizes; ms of kernels a page, 0 without a card."""
+    costs = {pages: cost(call, 3) for pages, call in calls.items()}
+    row = ", ".join(f"{pages}: {one.card / pages:.2f} ({one.launching:.2f})" for pages, one in costs.items())
+    say(f"{name:16} {row}")
+    pages = 4
+    return profile(calls[pages], pages, 6) if torch.cuda.is_available() else 0.0
 
 
 def main() -> int:
-    """Print the figures."""
+    """Print the figures; 1 below the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shallow", action="store_true", help="tiny, on the CPU")
     shallow = parser.parse_args().shallow
     device = torch.device("cpu" if shallow else "cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     with embeddings.one_process(), torch.inference_mode():
-        attentions(TINY_LAYERS if shallow else LAYERS, device)
         model = embeddings.Encoder(embeddings.SHALLOW if shallow else embeddings.FULL, torch.bfloat16, device)
-        towers = Towers(model.sam_model, model.vision_model, fused=not shallow)
         say("built; ms a page on the card (ms of launching a call)")
-        ways = {
-            "vLLM": None,
-            "ours, launched": Encoder(towers, model.projector, model._normalize, graphs=False),  # noqa: SLF001
-            "ours, graphs": Encoder(towers, model.projector, model._normalize, graphs=not shallow),  # noqa: SLF001
-        }
-        working = None
-        for name, encoder in ways.items():
-            calls: dict[int, Callable[[], Any]] = {}
-            for pages in (1, 2) if shallow else (1, 2, 4, 16):
-                fields = pixels(pages, device, shallow=shallow)
-                if encoder is None:
-                    given = bytes_as_vllm(model, fields)
-                    calls[pages] = partial(DeepseekOCRForCausalLM.embed_multimodal, model, **given)
-                else:
-                    calls[pages] = partial(ours, encoder, fields)
-            try:
-                costs = {pages: cost(call, 3) for pages, call in calls.items()}
-            except Exception as error:  # noqa: BLE001 - the figures of the other ways still count
-                say(f"{name}: {type(error).__name__}: {error}")
+        batches = {pages: pixels(pages, device, shallow=shallow) for pages in ((1, 2) if shallow else (1, 2, 4, 8))}
+        vllms = timed(
+            "vLLM",
+            {
+                pages: partial(DeepseekOCRForCausalLM.embed_multimodal, model, **bytes_as_vllm(model, fields))
+                for pages, fields in batches.items()
+            },
+        )
+        ours = 0.0
+        for name, plan in {"ours, launched": Plan(GRAPHS.pages), "ours, graphs": GRAPHS}.items():
+            if shallow and plan.sides_px:
                 continue
-            row = ", ".join(f"{pages}: {one.card / pages:.2f} ({one.launching:.2f})" for pages, one in costs.items())
-            say(f"{name:16} {row}")
-            working = encoder
-            if not shallow and name != "ours, launched":
-                pages = 4 if encoder is None else 16
-                profile(calls[pages], pages, pages)
-        distances(model, working, device, shallow=shallow)
-    return 0
+            prepared(model, plan, device)
+            ours = timed(name, {pages: partial(model.embed_multimodal, **fields) for pages, fields in batches.items()})
+        near = distances(model, device, shallow=shallow)
+    if shallow:
+        return int(not near)
+    say(f"kernels {vllms / ours:.2f} x, {vllms:.2f} against {ours:.2f} ms a page; bar {BAR}")
+    return int(not near or vllms / ours < BAR)
 
 
-def distances(model: Any, encoder: Any, device: torch.device, *, shallow: bool) -> None:
-    """How far a page's embeddings are from float32, ours against vLLM's."""
+def distances(model: embeddings.Encoder, device: torch.device, *, shallow: bool) -> bool:
+    """Whether a page's embeddings are about as far from float32 as vLLM's are."""
     exact = embeddings.Encoder(embeddings.SHALLOW if shallow else embeddings.FULL, torch.float32, device)
     page = tile(embeddings.drawing(920, 1300), Mode.GUNDAM)
-    fields = {
-        "pixel_values": torch.from_numpy(page.view)[None].to(device),
-        "images_crop": torch.from_numpy(page.crops).to(device),
-    }
     reference = embeddings.vllms(exact, page)
-    (own,) = put_together(model, ours(encoder, fields), page.grid)
-    theirs = embeddings.vllms(model, page)
-    far, far_vllm = (float((part.float() - reference).norm() / reference.norm()) for part in (own, theirs))
-    say(f"distance from float32: ours {far:.5f}, vLLM {far_vllm:.5f}, ratio {far / far_vllm:.3f}")
+    row = embeddings.Deviation(
+        page="gundam",
+        ours=embeddings.distance(embeddings.ours(model, [page])[0], reference),
+        vllm=embeddings.distance(embeddings.vllms(model, page), reference),
+    )
+    say(f"distance from float32: ours {row.ours:.5f}, vLLM {row.vllm:.5f}, ratio {row.ratio:.3f}")
+    return row.ratio <= embeddings.BAR
 
 
 if __name__ == "__main__":

@@ -1,23 +1,21 @@
 """DeepSeek-OCR as a vLLM model class (0.25.1 to 0.28.0): uint8 pictures in, all pages of a step encoded together.
 
 What it adds to vLLM's own class, whose weights, towers and decoder it keeps: pixels travel as bytes (a quarter of
-float32) and are normalised on the device; views and crops of all pages are encoded in batches, one page after another
-there; pages of different modes share a step, which there fails; a black page is a page, which there is none; nothing
-waits for the device if `images_spatial_crop` stays on the CPU (`batched("image", keep_on_cpu=True)`).
-Left to others: telling vLLM of it (`vllm_plugin.py`), and pictures, grids and token counts that belong together
-(`tiles.py`): a count that differs from the rows made here kills the engine.
-Residual risks: vLLM measures the memory for encoding with as many largest pages as fit into `max_num_batched_tokens`;
-below 4 of them (3,732 tokens) a step of other modes can take up to 0.8 GB more than was measured.  fp8 weights of the
-whole model include CLIP's.
+float32) and are normalised on the device; views and crops of all pages are encoded in batches, on a card as CUDA
+graphs, one page after another there; pages of different modes share a step, which there fails; a black page is a page,
+which there is none; nothing waits for the device if `images_spatial_crop` stays on the CPU (`batched("image",
+keep_on_cpu=True)`).
+Left to others: telling vLLM of it (`vllm_plugin.py`), batches and graphs (`vllm_encoder.py`), and pictures, grids and
+token counts that belong together (`tiles.py`): a count that differs from the rows made here kills the engine.
+Residual risk: fp8 weights of the whole model include CLIP's.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
+from torch.nn import functional
 from vllm.model_executor.models.deepseek_ocr import (
     DeepseekOCRDummyInputsBuilder,
     DeepseekOCRForCausalLM,
@@ -28,20 +26,19 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageSize
 
-from deepseek_ocr.tiles import CROP_SIDE_PX, MAX_CROPS, NO_CROPS, TOKEN_SIDE_PX
+from deepseek_ocr.engine.vllm_encoder import Encoder, Plan
+from deepseek_ocr.engine.vllm_pixels import ADDRESS_LENGTH, PixelReader
+from deepseek_ocr.engine.vllm_plan import ENCODER_KEY
+from deepseek_ocr.engine.vllm_sam import Towers
+from deepseek_ocr.tiles import CROP_SIDE_PX, MAX_CROPS, NO_CROPS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from transformers import BatchFeature
     from vllm.config import VllmConfig
 
-#: Side of SAM's patches (`vit_patch_size` in vLLM's deepencoder.py).
-PATCH_PX: Final = 16
-#: Pairs of patches that SAM attends to at once: those of 4 views of 1024 pixels.  For each its global blocks hold a
-#: bias of 12 heads in bf16 (`attn_bias` in deepencoder.py), 1.6 GB in all; 26 crops, or one view of 1280 pixels.
-MAX_PAIRS: Final = 4 * (1024 // PATCH_PX) ** 4
-
+    from deepseek_ocr.tiles import Grid
 
 #: The fields that hold pixels.
 PIXELS: Final = ("pixel_values", "images_crop")
@@ -70,60 +67,86 @@ class BytesProcessor(DeepseekOCRMultiModalProcessor):
         return {**super()._get_mm_fields_config(*args, **kwargs), "images_spatial_crop": grids}
 
 
+class Pictures(NamedTuple):
+    """The pixels of a step's pages, on the device: uint8, or normalised floats."""
+
+    #: (3, S, S) for each page.
+    views: list[torch.Tensor]
+    #: (K, 3, 640, 640) for each page, K >= 0.
+    crops: list[torch.Tensor]
+    #: Of the crops; on the host.
+    grids: list[Grid]
+
+
 @MULTIMODAL_REGISTRY.register_processor(BytesProcessor, info=LargestPage, dummy_inputs=DeepseekOCRDummyInputsBuilder)
 class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
     """vLLM's DeepSeek-OCR with another way from pixels to embeddings."""
+
+    #: What the engine asks for with `additional_config`; without it a small batch is the largest, and no graph is made.
+    encoder_plan = Plan()
+    #: Made at the first call, when the weights are there.
+    encoder: Encoder | None = None
+    #: Made when a page comes by shared memory.
+    reader: PixelReader | None = None
+    #: By view's and crops' side in tokens and by grid: `order`, on the device.
+    _orders: dict[tuple[int, int, Grid], torch.Tensor]
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         # vLLM's CUDA graphs of the encoder hold one view size and float pixels.  It asks whether the class has the
         # methods, which it inherits; so the wish is taken back, before vLLM acts on it after loading.
         vllm_config.compilation_config.cudagraph_mm_encoder = False
         super().__init__(vllm_config=vllm_config, prefix=prefix)
+        if wished := vllm_config.additional_config.get(ENCODER_KEY):
+            self.encoder_plan = Plan(wished["pages"], tuple(wished["sides_px"]))
 
     def embed_multimodal(self, **kwargs: Any) -> list[torch.Tensor] | None:
-        """The embeddings of each page (its tokens, dim), in order.
+        """The embeddings of each page (its tokens, dim), in order; the fields are those of `pictures`."""
+        pictures = self.pictures(kwargs)
+        if not pictures.views:
+            return None
+        encoder, held = (self.encoder, 0) if self.encoder is not None else self._prepare()
+        count = len(pictures.views)
+        features = encoder([*(view[None] for view in pictures.views), *pictures.crops])
+        pages = [
+            self._assemble(view[0], crops, grid)
+            for view, crops, grid in zip(features[:count], features[count:], pictures.grids, strict=True)
+        ]
+        return [_within(pages[0], held), *pages[1:]] if held else pages
+
+    def pictures(self, fields: Mapping[str, Any]) -> Pictures:
+        """The pictures of all pages from the fields that vLLM collected; the only place that knows how pixels travel.
 
         `pixel_values`: the views, a tensor (N, 3, S, S) or, where S differs, a list of (3, S, S); `images_crop`: the
-        crops of all pages (K, 3, 640, 640), K >= 0; `images_spatial_crop`: the grids (N, 2), across and down,
-        (1, 1) = no crops.  Pixels are uint8, or normalised floats.
+        crops of all pages (K, 3, 640, 640), K >= 0, or a list of each page's; `images_spatial_crop`: the grids (N, 2),
+        across and down, (1, 1) = no crops.  vLLM's items may have dimensions of 1 more.
+        `pixel_addresses` (N, 6) instead of both: where in shared memory each page lies.
         """
-        views = _pictures(kwargs.get("pixel_values"))
+        if (addresses := fields.get("pixel_addresses")) is not None:
+            self.reader = self.reader or PixelReader(self.image_newline.device)
+            pages = [self.reader.fetch(address) for address in addresses.reshape(-1, ADDRESS_LENGTH).tolist()]
+            return Pictures([page.view for page in pages], [page.crops for page in pages], _grids(fields))
+        views = [view for stack in _stacks(fields.get("pixel_values")) for view in stack.unbind(0)]
         if not views:
-            return None
-        crops = _pictures(kwargs.get("images_crop"))
-        grids = [tuple(grid) for grid in kwargs["images_spatial_crop"].reshape(-1, 2).tolist()]
-        features = self._encode([*views, *crops])
-        pages, rest = features[: len(views)], iter(features[len(views) :])
-        return [
-            self._assemble(view, list(islice(rest, across * down if (across, down) != NO_CROPS else 0)), across)
-            for view, (across, down) in zip(pages, grids, strict=True)
-        ]
+            return Pictures([], [], [])
+        grids = _grids(fields)
+        counts = [across * down if (across, down) != NO_CROPS else 0 for across, down in grids]
+        crops = fields["images_crop"]
+        each = list(_stacks(crops)[0].split(counts)) if isinstance(crops, torch.Tensor) else _stacks(crops)
+        return Pictures(views, each, grids)
 
-    def _encode(self, pictures: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The features (side, side, dim) of each picture, in order; those of one size and type go together."""
-        batches = defaultdict(list)
-        for index, picture in enumerate(pictures):
-            batches[picture.shape[-1], picture.dtype].append(index)
-        features: dict[int, torch.Tensor] = {}
-        for indices in batches.values():
-            encoded = self._encode_views([pictures[index] for index in indices])
-            features.update(zip(indices, encoded.unbind(0), strict=True))
-        return [features[index] for index in range(len(pictures))]
+    def _prepare(self) -> tuple[Encoder, int]:
+        """Make the encoder; with it the bytes that its graphs hold and vLLM does not see.
 
-    def _encode_views(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The features (N, side, side, dim) of N pictures of one size; SAM sees few at once, CLIP and the rest all."""
-        side_px = pictures[0].shape[-1]
-        step = max(1, MAX_PAIRS // (side_px // PATCH_PX) ** 4)
-        local = torch.cat(
-            [
-                self.sam_model(self._normalize(torch.stack(pictures[start : start + step])))
-                for start in range(0, len(pictures), step)
-            ]
-        )
-        # CLIP takes SAM's features for its patches; of the pixels it would only count the pictures.
-        whole = self.vision_model(local, local)
-        features = self.projector(torch.cat((whole[:, 1:], local.flatten(2).permute(0, 2, 1)), dim=-1))
-        return features.unflatten(1, (side_px // TOKEN_SIDE_PX, -1))
+        vLLM calls the model for the first time when it measures the memory that a step takes, with the weights loaded
+        (and quantised) and before anything is promised: a graph captured later would stall all pages and take memory
+        that has been given away.
+        """
+        weights = self.image_newline
+        fused = weights.is_cuda and weights.dtype in (torch.bfloat16, torch.float16)
+        towers = Towers(self.sam_model, self.vision_model, fused=fused)
+        self._orders = {}
+        self.encoder = encoder = Encoder(towers, self.projector, self._normalize, self.encoder_plan)
+        return encoder, encoder.capture(weights.device) if fused and self.encoder_plan.sides_px else 0
 
     def _normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 pixels -> (x / 255 - 0.5) / 0.5 in the model's type; floats are taken as normalised.
@@ -136,18 +159,43 @@ class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
             return pixels.to(dtype)
         return pixels.to(dtype).mul_(2).sub_(255).div_(255)
 
-    def _assemble(self, view: torch.Tensor, crops: Sequence[torch.Tensor], across: int) -> torch.Tensor:
-        """One page's embeddings (tokens, dim): the rows of its crops put together, those of its view, the separator."""
-        rows = [self._with_newlines(view), self.view_seperator[None]]  # the spelling is the checkpoint's
-        if crops:
-            bands = [torch.cat(crops[start : start + across], dim=1) for start in range(0, len(crops), across)]
-            rows.insert(0, self._with_newlines(torch.cat(bands)))
-        return torch.cat(rows)
+    def _assemble(self, view: torch.Tensor, crops: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """One page's embeddings (tokens, dim) from those of its view (T, dim) and of its crops (K, T, dim)."""
+        has_crops = grid != NO_CROPS
+        sides = round(view.shape[0] ** 0.5), round(crops.shape[1] ** 0.5) if has_crops else 0
+        key = (*sides, grid)
+        if key not in self._orders:
+            self._orders[key] = order(*key).to(view.device)
+        parts = [crops.flatten(0, 1), view] if has_crops else [view]
+        # The spelling is the checkpoint's.
+        rows = torch.cat((*parts, self.image_newline[None], self.view_seperator[None]))
+        return rows.index_select(0, self._orders[key])
 
-    def _with_newlines(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (down, across, dim) -> tokens (down * (across + 1), dim), a newline after each row."""
-        newlines = self.image_newline.expand(features.shape[0], 1, -1)
-        return torch.cat((features, newlines), dim=1).flatten(0, 1)
+
+def order(view_side: int, crop_side: int, grid: Grid) -> torch.Tensor:
+    """Where each token of a page stands among its crops', its view's, a newline and a separator; sides in tokens.
+
+    The rows of the crops put together, those of the view, each with a newline, and the separator.
+    """
+    across, down = grid if grid != NO_CROPS else (0, 0)
+    count = across * down * crop_side**2
+    newline = count + view_side**2
+    view = torch.arange(count, newline).view(view_side, view_side)
+    crops = torch.arange(count).view(down, across, crop_side, crop_side).transpose(1, 2)
+    lines = crops.reshape(down * crop_side, across * crop_side), view
+    tokens = [functional.pad(line, (0, 1), value=newline).flatten() for line in lines if len(line)]
+    return torch.cat((*tokens, torch.tensor([newline + 1])))
+
+
+def _within(embeddings: torch.Tensor, held: int) -> torch.Tensor:
+    """The same embeddings in a tensor that has so many bytes more.
+
+    vLLM counts the bytes of tensors, and graphs hold theirs without one.  While it measures a whole step it keeps the
+    embeddings that it got, so the bytes are counted with these.
+    """
+    size = embeddings.numel()
+    room = embeddings.new_empty(size + held // embeddings.element_size())
+    return room[:size].view_as(embeddings).copy_(embeddings)
 
 
 def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
@@ -155,10 +203,14 @@ def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
     return ((pixels.float() + 1) * 127.5).round().to(torch.uint8)
 
 
-def _pictures(values: Any) -> list[torch.Tensor]:
-    """The single pictures (3, S, S) of a field: vLLM stacks items of one shape and lists those of several."""
+def _grids(fields: Mapping[str, Any]) -> list[Grid]:
+    return [(across, down) for across, down in fields["images_spatial_crop"].reshape(-1, 2).tolist()]
+
+
+def _stacks(values: Any) -> list[torch.Tensor]:
+    """The pictures (K, 3, S, S) of a field: vLLM joins items of one shape and lists those of several."""
     if values is None:
         return []
     if isinstance(values, torch.Tensor):
-        return list(values.reshape(-1, *values.shape[-3:]).unbind(0))
-    return [picture for value in values for picture in _pictures(value)]
+        return [values.reshape(-1, *values.shape[-3:])]
+    return [stack for value in values for stack in _stacks(value)]

@@ -82,7 +82,7 @@ class Plan:
     encoder_pages: int = 1
 
     def encoder(self, mode: Mode) -> dict[str, Any]:
-        """vLLM's `additional_config` for pages of this mode: how much is encoded at once, and which sizes get graphs."""
+        """For vLLM's `additional_config`: how much is encoded at once, and which sizes of pictures get graphs."""
         sides_px = [VIEW_SIDE_PX[mode], *([CROP_SIDE_PX] if mode is Mode.GUNDAM else [])]
         return {ENCODER_KEY: {"pages": self.encoder_pages, "sides_px": sides_px}}
 

@@ -102,11 +102,20 @@ class Towers:
         for layer, following in zip(layers, [*layers[1:], None], strict=True):
             seen, _ = layer.self_attn(hidden_states=normed)
             states, normed = self._add_norm(states, seen, layer.layer_norm2)
-            change = layer.mlp(normed)
+            change = self._feed(layer.mlp, normed)
             if following is None:
                 break
             states, normed = self._add_norm(states, change, following.layer_norm1)
         return states + change
+
+    def _feed(self, mlp: Any, normed: torch.Tensor) -> torch.Tensor:
+        """CLIP's other half of a layer; on a card its activation is vLLM's one kernel, not the three of plain torch."""
+        if not self.fused:
+            change: torch.Tensor = mlp(normed)
+            return change
+        inner, _ = mlp.fc1(normed)
+        change, _ = mlp.fc2(mlp.activation_fn.forward_cuda(inner))
+        return change
 
     def _add_norm(self, rows: torch.Tensor, change: torch.Tensor, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum, and the sum normalised."""
