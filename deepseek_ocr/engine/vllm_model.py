@@ -82,7 +82,7 @@ class Pictures(NamedTuple):
 class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
     """vLLM's DeepSeek-OCR with another way from pixels to embeddings."""
 
-    #: What the engine asks for with `additional_config`; without it a small batch is the largest, and no graph is made.
+    #: `plan_in`; before the encoder is made.
     encoder_plan = Plan()
     #: Made at the first call, when the weights are there.
     encoder: Encoder | None = None
@@ -96,8 +96,7 @@ class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
         # methods, which it inherits; so the wish is taken back, before vLLM acts on it after loading.
         vllm_config.compilation_config.cudagraph_mm_encoder = False
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        if wished := vllm_config.additional_config.get(ENCODER_KEY):
-            self.encoder_plan = Plan(wished["pages"], tuple(wished["sides_px"]))
+        self.encoder_plan = plan_in(vllm_config.additional_config)
 
     def embed_multimodal(self, **kwargs: Any) -> list[torch.Tensor] | None:
         """The embeddings of each page (its tokens, dim), in order; the fields are those of `pictures`."""
@@ -170,6 +169,12 @@ class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
         # The spelling is the checkpoint's.
         rows = torch.cat((*parts, self.image_newline[None], self.view_seperator[None]))
         return rows.index_select(0, self._orders[key])
+
+
+def plan_in(config: Any) -> Plan:
+    """What the engine asks for in `additional_config`; without it a page is the largest batch, and none is a graph."""
+    wished = config.get(ENCODER_KEY)
+    return Plan(wished["pages"], tuple(wished["sides_px"])) if wished else Plan()
 
 
 def order(view_side: int, crop_side: int, grid: Grid) -> torch.Tensor:
