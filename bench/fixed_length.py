@@ -36,7 +36,7 @@ CHARS_PER_TOKEN = 3
 _TEXT = "<|ref|>text<|/ref|><|det|>[[0, 0, 999, 999]]<|/det|>\n" + " ".join(
     f"{number * 7919 % 100_003:x}" for number in range(5000)
 )
-#: More arguments of vLLM, as JSON; and where the ids of each page are written, for the replay of the guard.
+#: More arguments of vLLM, as JSON; where the ids of each page are written, for the replay of the guard; 0 for none.
 ARGUMENTS, IDS_FILE, GUARD = "BENCH_VLLM_ARGUMENTS", "BENCH_IDS_FILE", "BENCH_GUARD"
 #: Names a folder if the card is to be traced (`trace.py`).
 TRACE = "BENCH_TRACE"
@@ -54,9 +54,7 @@ class FixedLengthEngine(vllm.VllmEngine):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lengths = itertools.cycle(lengths())
-        guard = os.environ.get(GUARD, "1")
-        self._guarded = guard != "0"
-        self.guard_on_card = guard == "card"
+        self._guarded = os.environ.get(GUARD, "1") != "0"
         #: Where each page's ids go.
         self._ids_file = Path(os.environ[IDS_FILE]) if os.environ.get(IDS_FILE) else None
         #: Tokens and seconds of all pages so far.

@@ -4,9 +4,8 @@ Bar: the whole daemon, guard on, reads 1.3 x as many pages a second as the recip
 dummy weights (`--model`, a folder with config.json and tokenizer), pages of A4 at 144 dpi, answers of 300 to 1,500
 tokens (905 in the mean), greedy.  Each stage is a process of its own, as an engine keeps its card.
 
-`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), card
-and card_daemon (png and daemon with the guard on the card), kill (the engine core dies on the way), presets (24gb and
-8gb).
+`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), kill (the
+engine core dies on the way), presets (24gb and 8gb).
 """
 
 from __future__ import annotations
@@ -35,16 +34,14 @@ PAGES = {
     "recipe": 512,
     "png": 256,
     "unguarded": 512,
-    "card": 512,
     "daemon": 2048,
-    "card_daemon": 2048,
     "kill": 256,
     "presets": 64,
 }
 #: Of the recipe; 256 gave less (bench/README.md).
 RECIPE_SEQS = 128
 MARK = "BENCH-RESULT "
-#: Names the folder for a trace of the card, if one is wanted, taken in the middle of the stages png and card.
+#: Names the folder for a trace of the card, if one is wanted, taken in the middle of the stages png and unguarded.
 TRACE, TRACE_S = "BENCH_TRACE", 5.0
 
 
@@ -128,6 +125,7 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
         reader._load = timed_load  # type: ignore[assignment,method-assign] # noqa: SLF001
 
         ends: list[float] = []
+        middle = asyncio.Event()
         traced = bool(os.environ.get(TRACE))
 
         async def one(number: int) -> None:
@@ -135,10 +133,11 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
                 page = await reader.read_page(pictures[number % PICTURES], 0)
             assert not page.problem, page.problem
             ends.append(time.perf_counter())
+            if len(ends) == count * 2 // 5:
+                middle.set()
 
         async def trace() -> None:
-            while len(ends) < count * 2 // 5:
-                await asyncio.sleep(0.1)
+            await middle.wait()
             await engine.rpc("start_trace")
             await asyncio.sleep(TRACE_S)
             await engine.rpc("stop_trace", os.environ[TRACE])
@@ -147,6 +146,7 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
         engine.tokens = 0
         loading.clear()
         ends.clear()
+        middle.clear()
         started = time.perf_counter()
         tracing = asyncio.create_task(trace()) if traced else None
         await asyncio.gather(*(one(number) for number in range(count)))
@@ -269,9 +269,8 @@ def used_mb() -> int:
 
 def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Run a stage as a process of its own; its figures."""
-    guard = {"unguarded": "0", "card": "card", "card_daemon": "card"}.get(stage, "1")
-    environment = {**os.environ, "BENCH_GUARD": guard}
-    inner = {"unguarded": "png", "card": "png", "card_daemon": "daemon"}.get(stage, stage)
+    environment = {**os.environ, "BENCH_GUARD": "0" if stage == "unguarded" else "1"}
+    inner = "png" if stage == "unguarded" else stage
     begun = time.perf_counter()
     result = subprocess.run(  # noqa: S603 - ourselves
         [sys.executable, "-m", "bench.gpu", "--stage", inner, "--model", arguments.model,

@@ -1,13 +1,15 @@
-"""The guard against repetition: its cost per step of the engine, against vLLM's own processor on the same batch.
+"""The guard against repetition: what a step of the engine costs its main thread and its card, beside vLLM's own.
 
-Runs where vLLM is installed, no GPU needed: `python -m bench.guard`.  Both processors are fed as vLLM feeds them; on
-a GPU vLLM's own pays a launch and a wait for each page in a loop besides, so the ratio here is the smaller one.
-Bar: a fifth of the cost on ordinary text.
+Both processors are fed as vLLM feeds them, only that vLLM's own finds the ids of the last step on the host, for which
+the engine would have waited.  The host's time is that until `apply` returns, the card's that until it is idle again.
+Run on a machine with an NVIDIA card and vLLM: `python -m bench.guard`, some seconds.
+Bar: 0.3 ms of the host for 1,024 pages.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import sys
 import time
 from types import SimpleNamespace
@@ -20,64 +22,72 @@ from vllm.v1.sample.logits_processor import BatchUpdate
 from deepseek_ocr.engine.vllm_guard import NoRepeatGuard
 from deepseek_ocr.guard import NGRAM_SIZE, WINDOW_SIZE, first_disagreement, request_args
 
-#: DeepSeek-OCR's `<td>` and `</td>` (vLLM recipes), and rows of the batch: the recipe's, and what a large card holds.
+#: DeepSeek-OCR's `<td>` and `</td>` (vLLM recipes), its vocabulary, and pages at once.
 CELL = (128821, 128822)
-ROWS = (256, 448)
-#: Columns of the logits; a ban writes one number however wide a row is.
-COLUMNS = 2**17
+VOCABULARY = 129_280
+ROWS = (448, 1024)
 ROUNDS = 20
-BAR = 5.0
+BAR_MS = 0.3
 
 
 def answers(kind: str, rows: int) -> list[list[int]]:
     """Answers of 300 to 1,500 tokens; words are as unevenly frequent as in a text."""
     choose = random.Random(0)  # noqa: S311 - not a secret
     lengths = [choose.randrange(300, 1500) for _ in range(rows)]
-    if kind == "empty table":
-        return [[CELL[at % 2] for at in range(length)] for length in lengths]
     if kind == "one token":
         return [[777] * length for length in lengths]
     vocabulary = [int(100_000 * choose.random() ** 6) + 300 for _ in range(4000)]
     return [[int(choose.choice(vocabulary)) for _ in range(length)] for length in lengths]
 
 
-def step_s(processor: NoRepeatGuard | NGramPerReqLogitsProcessor, batch: list[list[int]]) -> float:
-    """Seconds of one step over this batch, the best of some."""
+def step_ms(
+    processor: NoRepeatGuard | NGramPerReqLogitsProcessor, batch: list[list[int]], device: torch.device
+) -> tuple[float, float, float]:
+    """Medians over some steps: of a step for the host, of one for both, and of a batch that changes for the host."""
     asked = SamplingParams(temperature=0, extra_args=request_args(CELL))
     added = [(row, asked, None, output_ids) for row, output_ids in enumerate(batch)]
     processor.update_state(BatchUpdate(len(batch), removed=[], added=added, moved=[]))
-    logits = torch.empty(len(batch), COLUMNS)  # touched only where something is banned
-    times = []
+    host, both, changes = [], [], []
     for _ in range(ROUNDS):
-        started = time.perf_counter()
+        logits = torch.rand(len(batch), VOCABULARY, device=device)
+        torch.accelerator.synchronize()
+        begun = time.perf_counter()
+        processor.update_state(BatchUpdate(len(batch), removed=[], added=added[:1], moved=[]))
+        changes.append(time.perf_counter() - begun)
+        torch.accelerator.synchronize()
+        begun = time.perf_counter()
         processor.apply(logits)
-        times.append(time.perf_counter() - started)
-    return min(times)
+        host.append(time.perf_counter() - begun)
+        torch.accelerator.synchronize()
+        both.append(time.perf_counter() - begun)
+    return 1000 * statistics.median(host), 1000 * statistics.median(both), 1000 * statistics.median(changes)
 
 
 def main() -> int:
-    """Print the table; 1 if ordinary text misses the bar."""
-    worst = float("inf")
-    for kind in ("text", "empty table", "one token"):
+    """Print the table; 1 if the bar is missed."""
+    device = torch.device("cuda")
+    most = 0.0
+    with torch.inference_mode():
         for rows in ROWS:
-            batch = answers(kind, rows)
-            kinds = (NoRepeatGuard, NGramPerReqLogitsProcessor)
-            device = torch.device("cpu")
-            ours, upstream = (step_s(each(SimpleNamespace(), device, is_pin_memory=False), batch) for each in kinds)
-            if kind == "text":
-                worst = min(worst, upstream / ours)
-            print(
-                f"{upstream / ours:.1f} x  {kind}, {rows} pages: "
-                f"{ours * 1e3:.2f} ms a step, {ours / rows * 1e6:.1f} us a page; "
-                f"vLLM's own {upstream * 1e3:.2f} ms, {upstream / rows * 1e6:.1f} us"
-            )
+            config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=rows))
+            for kind in ("text", "one token"):
+                batch = answers(kind, rows)
+                ours, upstream = (
+                    step_ms(each(config, device, is_pin_memory=True), batch, device)
+                    for each in (NoRepeatGuard, NGramPerReqLogitsProcessor)
+                )
+                most = max(most, ours[0])
+                print(
+                    "{} pages of {}: host {:.2f} ms a step, both {:.2f}, a change {:.2f}; "
+                    "vLLM's own {:.2f}, {:.2f}, {:.2f}".format(rows, kind, *ours, *upstream)
+                )
     rule = (NGRAM_SIZE, WINDOW_SIZE, frozenset(CELL))
     for length in (1000, 8000):
         answer = [token for one in answers("text", 20) for token in one][:length]
         started = time.perf_counter()
         assert first_disagreement(answer, *rule) is None
         print(f"replay of {length} tokens: {(time.perf_counter() - started) * 1e3:.2f} ms")
-    return int(worst < BAR)
+    return int(most > BAR_MS)
 
 
 if __name__ == "__main__":

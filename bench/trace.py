@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from deepseek_ocr.engine.vllm_card_guard import KeepsIdsOnCard
+from deepseek_ocr.engine.vllm_guard import KeepsIdsOnCard
 
 #: First match wins; names of kernels as vLLM 0.25.1 and torch 2.11 launch them.
 KINDS = {

@@ -1,7 +1,7 @@
 """The model's published guard against repetition: no n-gram of the answer may come twice within a window.
 
 A pure restatement of vLLM's `NoRepeatNGramLogitsProcessor` (vllm/model_executor/models/deepseek_ocr.py, the same in
-0.25.1 and 0.28.0), equal to it for every answer, size, window and exemption, at a twelfth of its cost (bench/guard.py).
+0.25.1 and 0.28.0), equal to it for every answer, size, window and exemption.
 Left to others: acting on it while a page is read (`engine/vllm_guard.py`) and which ids `EXEMPT` have in a tokenizer.
 Residual risk: it sees exact loops only, of a period up to window - n + 1 tokens (61 as published), and breaks one by
 banning a single token, so a loop may go on in another shape; counters and growing boxes pass (`quality.py`).

@@ -124,7 +124,6 @@ ENGINES = [
     "vllm_processes",
     "vllm_plugin",
     "vllm_guard",
-    "vllm_card_guard",
     "vllm_sam_attention",
     "vllm_sam",
     "vllm_encoder",

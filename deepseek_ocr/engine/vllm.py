@@ -49,9 +49,6 @@ WARM_UP_S: Final = 300.0
 class VllmEngine:
     """Reads pages with DeepSeek-OCR on one NVIDIA card, many at once."""
 
-    #: Off until it has been measured on a card; the benchmarks and tests set it.
-    guard_on_card = False
-
     def __init__(
         self, model: str, *, mode: Mode = Mode.GUNDAM, gpu: int = 0, settings: VllmSettings | None = None
     ) -> None:
@@ -101,10 +98,9 @@ class VllmEngine:
         try:
             self._engine = await asyncio.shield(building)
             self._processes = core_processes(others)
-            if self.guard_on_card:
-                await self._engine.collective_rpc("keep_ids_on_card")
             # Kernels are compiled for the first page, so the watch begins after it.
             async with asyncio.timeout(WARM_UP_S):
+                await self._engine.collective_rpc("keep_ids_on_card")
                 await self._warm_up()
             self._state = "ready"
             self._watch = asyncio.create_task(self._watch_progress())
@@ -178,7 +174,8 @@ class VllmEngine:
             # Pages do not repeat.
             "enable_prefix_caching": False,
             "mm_processor_cache_gb": 0,
-            "logits_processors": [plugin.CARD_GUARD if self.guard_on_card else plugin.GUARD],
+            "logits_processors": [plugin.GUARD],
+            "worker_extension_cls": plugin.WORKER,
             "stream_interval": plugin.STREAM_INTERVAL,
             "disable_log_stats": True,
         }
@@ -192,8 +189,6 @@ class VllmEngine:
         if not self._v2:  # DeepSeek-OCR-2 runs with vLLM's own class
             arguments |= {"hf_overrides": {"architectures": [plugin.ARCHITECTURE]}}
             arguments |= {"additional_config": self.plan.encoder(self.info.mode or Mode.GUNDAM)}
-        if self.guard_on_card:
-            arguments |= {"worker_extension_cls": plugin.CARD_GUARD_WORKER}
         arguments |= self.engine_arguments()
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()

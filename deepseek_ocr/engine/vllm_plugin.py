@@ -29,10 +29,9 @@ _CLASS: Final = "deepseek_ocr.engine.vllm_model:ResidentDeepseekOCR"
 #: Our scheduler as vLLM loads it, for a card and for the CPU.
 SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.PageScheduler"
 STEPWISE_SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.StepwisePageScheduler"
-#: The guard against repetition as vLLM loads it, and the one that stays on the card with what its worker needs.
+#: The guard against repetition as vLLM loads it, and what its worker needs.
 GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
-CARD_GUARD: Final = "deepseek_ocr.engine.vllm_card_guard:CardGuard"
-CARD_GUARD_WORKER: Final = "deepseek_ocr.engine.vllm_card_guard.KeepsIdsOnCard"
+WORKER: Final = "deepseek_ocr.engine.vllm_guard.KeepsIdsOnCard"
 
 
 def register() -> None:

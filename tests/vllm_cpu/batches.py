@@ -46,12 +46,12 @@ class Batch:
         """By row."""
         return [request for request in self._rows if request is not None]
 
-    def change(self, data: st.DataObject, *, resumed: bool = False) -> BatchUpdate | None:
-        """Any change from one step to the next; `resumed`: some of those that leave come back with their real ids."""
+    def change(self, data: st.DataObject) -> BatchUpdate | None:
+        """Any change from one step to the next; some of those that leave come back with their real ids."""
         indices = st.integers(0, max(0, len(self._rows) - 1))
         some = st.sets(indices, max_size=3) if self._rows else st.just(set[int]())
         joining = []
-        back = data.draw(some, label="come back") if resumed else set()
+        back = data.draw(some, label="come back")
         for row in data.draw(some, label="leave"):
             self._builder.removed_append(row)
             left, self._rows[row] = self._rows[row], None

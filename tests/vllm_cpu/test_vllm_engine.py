@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 from deepseek_ocr import attempt
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.vllm import VllmEngine
-from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS
+from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.engine.vllm_processes import core_processes
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import request_args
@@ -140,6 +140,7 @@ async def test_answers_are_those_of_vllm_as_it_comes(
     assert (done.prompt_tokens, done.text) == (theirs.prompt_tokens, theirs.text)
     assert (done.completion_tokens, done.finish_reason) == (40, "length")
     if name == "a4":  # it begins with a loop, so the guard has acted in both
+        assert await asyncio.gather(*(engine.ids(pictures[name], 40) for _ in range(3))) == [guarded] * 3
         engine.guard = NO_GUARD
         free = await engine.ids(pictures[name], 40)
         assert free[:30] == guarded[:30], "the first 30-gram cannot come twice before"
