@@ -25,7 +25,7 @@ from deepseek_ocr.completion import PageImage
 from deepseek_ocr.errors import Corrupt, DocumentError, PageError, TooManyPages, TooManyPixels
 from deepseek_ocr.ink import GRID_CELLS, look
 from deepseek_ocr.sizes import image_size
-from deepseek_ocr.tiles import layout_for, planes_of, tiles_of
+from deepseek_ocr.tiles import distinct, layout_for, tiles_of
 from deepseek_ocr.view import WHOLE
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ class OpenImage:
             raise_if_environment(error)
             message = f"the picture cannot be decoded: {_explain(error)}"
             raise (Corrupt(message) if self.page_count == 1 else PageError(message)) from error
-        ink = look(upright)
-        tiles = tiles_of(planes_of(np.asarray(upright)), layout) if layout and ink.share else None
+        planes = distinct([np.asarray(band) for band in upright.split()]) if layout else []
+        ink = look(Image.fromarray(planes[0]) if len(planes) == 1 else upright)
+        tiles = tiles_of(planes, layout) if layout and ink.share else None
         rgb = np.array(upright.convert("RGB")) if pixels and not layout else None
         return PageImage(
             page_index, width, height, "px", rgb, ink.share, tiles=tiles, ink_grid=ink.grid, sideways=ink.sideways

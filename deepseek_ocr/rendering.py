@@ -65,7 +65,8 @@ def render_tiles(pymupdf: Any, page: Any, size: tuple[int, int], mode: Mode) -> 
     if not min(layout.view) or not all(_fits(pymupdf, page, wanted) for wanted in sizes):
         return None
     scan = scan_of(pymupdf, page, drawing)
-    first = scan_planes(scan, sizes[-1]) if scan else None
+    # 144 dpi are enough of a scan, as of any other page: one at 300 is decoded at a half.
+    first = scan_planes(scan, sizes[-1], enough=size) if scan else None
     once = len(sizes) > 1 and (first is not None or _picture_share(page) >= MOSTLY_PICTURE)
     if first is None:
         first = _planes(pymupdf, page, drawing, sizes[once])

@@ -93,14 +93,17 @@ def _trace(pymupdf: Any, drawing: Any) -> str:
     return bytes(mupdf.fz_buffer_extract_copy(written)).decode("utf-8", "replace")
 
 
-def scan_planes(scan: tuple[Image.Image, Box], size: tuple[int, int]) -> NDArray[np.uint8] | None:
+def scan_planes(
+    scan: tuple[Image.Image, Box], size: tuple[int, int], enough: tuple[int, int]
+) -> NDArray[np.uint8] | None:
     """The page in planes (N, height, width) of this size, one for a grey JPEG, else three; None where it is damaged.
 
-    It is decoded at a half, a quarter or an eighth where that is no smaller.
+    It is decoded at a half, a quarter or an eighth where that leaves `enough` pixels (width, height) of the page.
     """
     picture, box = scan
     whole = picture.size
-    picture.draft(None, (ceil(size[0] * whole[0] / (box[2] - box[0])), ceil(size[1] * whole[1] / (box[3] - box[1]))))
+    width, height = (min(side) for side in zip(size, enough, strict=True))
+    picture.draft(None, (ceil(width * whole[0] / (box[2] - box[0])), ceil(height * whole[1] / (box[3] - box[1]))))
     try:
         bands = picture.split()
     except DECODER_ERRORS:

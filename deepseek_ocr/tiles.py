@@ -174,23 +174,19 @@ def tile(pixels: NDArray[np.uint8], mode: Mode) -> Tiles:
     if pixels.shape[2:] != (3,) or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(f"a page image is (height, width, 3) of uint8, not {pixels.shape} of {pixels.dtype}")
     height, width, _ = pixels.shape
-    return tiles_of(planes_of(pixels), layout_for(width, height, mode))
+    planes = [np.ascontiguousarray(pixels[:, :, channel]) for channel in range(3)]
+    return tiles_of(distinct(planes), layout_for(width, height, mode))
 
 
-def planes_of(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The planes (height, width) of an image in grey or RGB: red, green and blue, or one where they are equal.
+def distinct(planes: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:
+    """Red, green and blue planes, or one of them where all are equal.
 
     The bytes are those of resizing in RGB, Pillow's copy of the page takes one byte a pixel instead of four, and of
     most pages (black on white) one plane is all there is.
     """
     import numpy as np  # noqa: PLC0415 - 0.2 s, in workers only
 
-    if pixels.ndim == 2:  # noqa: PLR2004 - height and width
-        return [pixels]
-    first = np.ascontiguousarray(pixels[:, :, 0])
-    if all(np.array_equal(first, pixels[:, :, channel]) for channel in (1, 2)):
-        return [first]
-    return [first, *(np.ascontiguousarray(pixels[:, :, channel]) for channel in (1, 2))]
+    return planes[:1] if all(np.array_equal(planes[0], plane) for plane in planes[1:]) else planes
 
 
 def tiles_of(planes: Sequence[NDArray[np.uint8]], layout: Layout) -> Tiles:

@@ -127,7 +127,7 @@ def test_cut_off_scan_is_known_as_damaged(tmp_path: Path) -> None:
 def planes(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Any:
     """The planes of a JPEG of this image, and how large it was decoded."""
     opened = Image.open(io.BytesIO(documents.jpeg(image)))
-    return scan_planes((opened, box or (0, 0, *image.size)), size), opened.size
+    return scan_planes((opened, box or (0, 0, *image.size)), size, size), opened.size
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,15 @@ def test_decoded_no_smaller_than_needed(
     found, seen = planes(documents.bars(size), wanted)
     assert seen == decoded
     assert found.shape == (1, wanted[1], wanted[0])
+
+
+def test_what_is_enough_may_be_less_than_the_tiles() -> None:
+    """A scan that has enough pixels at a half is made larger from there."""
+    opened = Image.open(io.BytesIO(documents.jpeg(documents.bars((1600, 1600)))))
+    found = scan_planes((opened, (0, 0, 1600, 1600)), (1000, 1000), (700, 700))
+    assert opened.size == (800, 800)
+    assert found is not None
+    assert found.shape == (1, 1000, 1000)
 
 
 def test_part_decoded_small_is_the_same_part() -> None:
