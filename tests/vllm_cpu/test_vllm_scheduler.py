@@ -7,13 +7,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from vllm import SamplingParams
+from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.request import Request
 
 from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
-from deepseek_ocr.engine.vllm_scheduler import StepwisePageScheduler
+from deepseek_ocr.engine.vllm_scheduler import StepwisePageScheduler, _give_blocks_when_full
+
+#: Tokens whose keys and values are in one block.
+BLOCK = 16
 
 
 class Steps:
@@ -104,3 +112,36 @@ def test_a_page_is_asked_for_its_picture_until_its_prompt_is_done(monkeypatch: p
     request = SimpleNamespace(num_prompt_tokens=10)
     assert scheduler._try_schedule_encoder_inputs(request, 9, 1, 20) == ([0], 5, 7, [])
     assert scheduler._try_schedule_encoder_inputs(request, 10, 1, 20) == ([], 1, 20, [])
+
+
+def manager(blocks: int) -> KVCacheManager:
+    """One of vLLM's, for one group of layers with full attention."""
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    config = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
+    return KVCacheManager(config, 4096, scheduler_block_size=BLOCK, hash_block_size=BLOCK, enable_caching=False)
+
+
+@given(prompt=st.integers(1, 100), answer=st.integers(1, 100), blocks=st.integers(2, 14))
+def test_blocks_are_those_that_vllm_gives(prompt: int, answer: int, blocks: int) -> None:
+    """At every token, also where memory ends."""
+    ours, theirs = manager(blocks), manager(blocks)
+    calls = 0
+    ordinary = ours.allocate_slots
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return ordinary(*args, **kwargs)
+
+    ours.allocate_slots = counted
+    _give_blocks_when_full(ours)
+    request = Request("page", list(range(prompt)), SamplingParams(), None)
+    for new_tokens in [prompt, *[1] * answer]:
+        got, wanted = (one.allocate_slots(request, new_tokens, num_lookahead_tokens=0) for one in (ours, theirs))
+        assert (got is None) == (wanted is None)
+        if got is None:
+            break
+        assert got.get_block_ids() == wanted.get_block_ids()
+        request.num_computed_tokens += new_tokens
+    assert ours.get_block_ids("page") == theirs.get_block_ids("page")
+    assert calls <= 2 + answer / BLOCK + 1
