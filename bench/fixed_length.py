@@ -7,6 +7,7 @@ included.  `python -m bench.fixed_length run --config FILE`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -38,8 +39,8 @@ _TEXT = "<|ref|>text<|/ref|><|det|>[[0, 0, 999, 999]]<|/det|>\n" + " ".join(
 )
 #: More arguments of vLLM, as JSON; where the ids of each page are written, for the replay of the guard; 0 for none.
 ARGUMENTS, IDS_FILE, GUARD = "BENCH_VLLM_ARGUMENTS", "BENCH_IDS_FILE", "BENCH_GUARD"
-#: Names a folder if the card is to be traced (`trace.py`).
-TRACE = "BENCH_TRACE"
+#: Names a folder if the card is to be traced (`trace.py`), for so long, once so many pages have been read.
+TRACE, TRACE_S, TRACE_AFTER = "BENCH_TRACE", 5.0, "BENCH_TRACE_AFTER"
 
 
 def lengths() -> list[int]:
@@ -57,8 +58,10 @@ class FixedLengthEngine(vllm.VllmEngine):
         self._guarded = os.environ.get(GUARD, "1") != "0"
         #: Where each page's ids go.
         self._ids_file = Path(os.environ[IDS_FILE]) if os.environ.get(IDS_FILE) else None
-        #: Tokens and seconds of all pages so far.
+        #: Tokens and number of all pages so far.
         self.tokens = 0
+        self._read = 0
+        self._tracing: asyncio.Task[None] | None = None
 
     def engine_arguments(self) -> dict[str, Any]:
         """Dummy weights, and what the benchmark wants to try."""
@@ -69,9 +72,10 @@ class FixedLengthEngine(vllm.VllmEngine):
             arguments["worker_extension_cls"] = "bench.trace.TracedWorker"
         return arguments
 
-    async def rpc(self, method: str, *arguments: str) -> None:
-        """Call a method of vLLM's worker."""
-        await self._engine.collective_rpc(method, args=arguments)
+    async def _trace(self) -> None:
+        await self._engine.collective_rpc("start_trace")
+        await asyncio.sleep(TRACE_S)
+        await self._engine.collective_rpc("stop_trace", args=(os.environ[TRACE],))
 
     def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:
         """A length of the sequence, whatever the model says; the warm-up keeps its own."""
@@ -99,6 +103,9 @@ class FixedLengthEngine(vllm.VllmEngine):
 
         completion = await super().recognize(page, options, say)
         self.tokens += completion.completion_tokens
+        self._read += 1
+        if os.environ.get(TRACE) and self._read == int(os.environ.get(TRACE_AFTER, "500")):
+            self._tracing = asyncio.create_task(self._trace())
         text = _TEXT[: completion.completion_tokens * CHARS_PER_TOKEN]
         return replace(completion, finish_reason="stop", text=text)
 
