@@ -19,6 +19,8 @@ from deepseek_ocr.tiles import CROP_SIDE_PX, VIEW_SIDE_PX
 if TYPE_CHECKING:
     from deepseek_ocr.tile_memory import StoredTiles
 
+#: Numbers of an `address`.
+ADDRESS_LENGTH: Final = 6
 #: Pages whose copies may be under way at once; beyond, the oldest is waited for.
 BUFFERS: Final = 8
 
