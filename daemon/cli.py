@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepseek_ocr.prompt import Mode, Options, Task
+from deepseek_ocr.prompt import AUTO, Mode, Options, Task, mode_choice
 
 if TYPE_CHECKING:
     from daemon.config import Export, Settings
@@ -281,7 +281,7 @@ def retry(
               help="What to ask of every page; without a GPU only document, image and free.")  # fmt: skip
 @click.option("--prompt", default="", help="For --task custom: the prompt.")
 @click.option("--text", default="", help="For --task locate: the text to look for.")
-@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="Overrides the configuration.")
+@click.option("--mode", type=click.Choice([*(mode.value for mode in Mode), AUTO]), help="Overrides the configuration.")
 @click.option("--second-pass", is_flag=True, help="Describe figures and read charts; needs an engine with a model.")
 @click.option("--export", "exports", multiple=True, type=click.Choice(["docling", "content_list", "layout"]),
               help="Another output; may be repeated.")  # fmt: skip
@@ -303,7 +303,7 @@ def ocr(
 
     log.set_up("error")  # on standard error; what is less is in the results
     try:
-        options = Options(Task(task), prompt, text, Mode(mode) if mode else None)
+        options = Options(Task(task), prompt, text, mode_choice(mode) if mode else None)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     settings = _load(_find_config(config_path))

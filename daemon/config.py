@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from deepseek_ocr.engine.openai_config import base_url
-from deepseek_ocr.prompt import MAX_PROMPT_CHARS, MAX_TEXT_CHARS, Mode, Options, Task
+from deepseek_ocr.prompt import MAX_PROMPT_CHARS, MAX_TEXT_CHARS, Options, Task
 
 #: Tokens of the longest picture and prompt, rounded up: 933 in gundam mode, and 1,120 of DeepSeek-OCR-2.
 MIN_STEP_TOKENS = 2048
@@ -172,7 +172,7 @@ class EngineSettings(BaseModel):
 
     backend: Literal["auto", "vllm", "transformers", "openai", "cpu", "textlayer"] = "auto"
     model: str = "deepseek-ai/DeepSeek-OCR"
-    mode: Mode = Mode.GUNDAM
+    mode: Literal["tiny", "small", "base", "large", "gundam", "auto"] = "gundam"
     gpu: Annotated[int, Field(ge=0)] = 0
     cpu: CpuEngineSettings = CpuEngineSettings()
     vllm: VllmEngineSettings = VllmEngineSettings()

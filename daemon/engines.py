@@ -18,7 +18,7 @@ from deepseek_ocr.engine.transformers_config import TransformersSettings
 from deepseek_ocr.engine.vllm_plan import VllmSettings
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.pages import Limits
-from deepseek_ocr.prompt import Options
+from deepseek_ocr.prompt import Options, mode_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def build_engine(settings: Settings, tasks: Sequence[Task] | None = None) -> tup
     engine = build(
         choice,
         model=wanted.model,
-        mode=wanted.mode,
+        mode=mode_choice(wanted.mode),
         gpu=wanted.gpu,
         vllm=VllmSettings(**wanted.vllm.model_dump()),
         transformers=TransformersSettings(**wanted.transformers.model_dump()),

@@ -166,16 +166,19 @@ def assembled(
         source=source,
         confidence=None if confidence is None else round(confidence, 4),
         seconds=round(seconds, 3),
-        provenance=info and _provenance(completion, options, info, attempts),
+        provenance=info and _provenance(image, completion, options, info, attempts),
         oddities=oddities,
     )
 
 
-def _provenance(completion: Completion, options: Options, info: EngineInfo, attempts: Sequence[Attempt]) -> Provenance:
+def _provenance(
+    image: PageImage, completion: Completion, options: Options, info: EngineInfo, attempts: Sequence[Attempt]
+) -> Provenance:
+    seen = image.stored or image.tiles
     return Provenance(
         engine=info.name,
         model=info.model,
-        mode=info.mode and (options.mode or info.mode),
+        mode=info.mode and (seen.mode if seen else options.mode or info.mode),
         finish_reason=completion.finish_reason,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,

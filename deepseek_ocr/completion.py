@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deepseek_ocr.prompt import Mode, Options, Task
+    from deepseek_ocr.prompt import ModeChoice, Options, Task
     from deepseek_ocr.tile_memory import StoredTiles
     from deepseek_ocr.tiles import Tiles
 
@@ -108,7 +108,7 @@ class EngineInfo:
     #: Scripts it reads, for people; empty = not limited by the engine.
     scripts: tuple[str, ...] = field(default=())
     #: The resolution it reads with unless asked for another; None where it has no modes.
-    mode: Mode | None = None
+    mode: ModeChoice | None = None
     #: Pages in flight and none came back for so many seconds: it hangs, and does not know it.  Infinite where a page
     #: may take as long as it likes while its tokens come, which the engine itself watches.
     longest_page_s: float = LONGEST_PAGE_S

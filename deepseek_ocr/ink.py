@@ -115,15 +115,15 @@ def look(image: Image.Image) -> Ink:
 
 def _in_lines(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The inked cells that lie in level lines of text."""
-    gaps = _run_lengths(~ink)
+    gaps = run_lengths(~ink)
     closed = ink | ((gaps > 0) & (gaps <= WORD_GAP))
-    height = _run_lengths(closed.T).T
+    height = run_lengths(closed.T).T
     low, high = LINE_CELLS
     flat = closed & (height >= low) & (height <= high)
-    length = _run_lengths(flat)
-    rule = _run_lengths(ink) >= SOLID_CELLS
+    length = run_lengths(flat)
+    rule = run_lengths(ink) >= SOLID_CELLS
     if rule.any():
-        thickness = _run_lengths(rule.T).T
+        thickness = run_lengths(rule.T).T
         rule &= thickness >= height
     lines = ink & flat & (length >= LINE_RATIO * height) & ~rule
     return np.asarray(lines & (_around(lines) >= TEXT_SHARE * _around(ink & ~rule)))
@@ -143,7 +143,7 @@ def _around(marked: NDArray[np.bool_]) -> NDArray[np.int32]:
     return np.repeat(np.repeat(near, BLOCK_CELLS, axis=0), BLOCK_CELLS, axis=1)[:rows, :columns]
 
 
-def _run_lengths(marked: NDArray[np.bool_]) -> NDArray[np.int32]:
+def run_lengths(marked: NDArray[np.bool_]) -> NDArray[np.int32]:
     """For each marked cell how many marked ones in a row it belongs to, along the last axis; 0 for others."""
     rows, columns = marked.shape
     # A column of paper on both sides, so that no run goes on in the next row.

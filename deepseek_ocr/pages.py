@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.completion import Needs, PageImage
     from deepseek_ocr.pages_image import OpenImage
     from deepseek_ocr.pages_pdf import OpenPdf
-    from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.prompt import ModeChoice
     from deepseek_ocr.tile_memory import Place
     from deepseek_ocr.view import View
 
@@ -110,7 +110,7 @@ def load_page(
     *,
     needs: Needs,
     limits: Limits,
-    mode: Mode | None = None,
+    mode: ModeChoice | None = None,
     dpi: float = RENDER_DPI,
     view: View = WHOLE,
     place: Place | None = None,
@@ -118,7 +118,8 @@ def load_page(
     """A page, upright, or a part of it; raises `PageError`, and a `DocumentError` where the document cannot be read.
 
     `needs` says what becomes of its picture; with "nothing" a page that has text is not rendered, and its ink is then
-    the area of that text.  "tiles" are those of `mode`, and come without the page's text.
+    the area of that text.  "tiles" are those of `mode`, and come without the page's text;
+    "auto" chooses one for a whole page and is gundam for a part.
     A `view` that is not of the whole page comes with its own size, in the page's unit as it is turned, and its own ink;
     it has no text layer.  A PDF is rendered for it, a picture is cut out of the original.
     Very large pages become images of bounded size (`sizes.py`); width and height stay those of the original.
@@ -162,7 +163,7 @@ def _turned(page: PageImage, view: View) -> PageImage:
     return replace(page, pixels=pixels, ink_grid=ink.grid, sideways=ink.sideways)
 
 
-def _as_needed(page: PageImage, needs: Needs, mode: Mode | None) -> PageImage:
+def _as_needed(page: PageImage, needs: Needs, mode: ModeChoice | None) -> PageImage:
     """The page with its picture in the form the engine looks at; a blank one keeps none, as no engine will see it."""
     if page.pixels is None or needs in {"nothing", "pixels"}:
         return page

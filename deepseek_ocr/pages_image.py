@@ -16,14 +16,17 @@ import contextlib
 import itertools
 import math
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from deepseek_ocr.completion import PageImage
+from deepseek_ocr.density import is_seen_well
 from deepseek_ocr.errors import Corrupt, DocumentError, PageError, TooManyPages, TooManyPixels
 from deepseek_ocr.ink import GRID_CELLS, look
+from deepseek_ocr.prompt import AUTO
 from deepseek_ocr.sizes import image_size
 from deepseek_ocr.tiles import distinct, layout_for, tiles_of
 from deepseek_ocr.view import WHOLE
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deepseek_ocr.completion import Box
-    from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.prompt import ModeChoice
     from deepseek_ocr.tiles import Layout
     from deepseek_ocr.view import View
 
@@ -120,7 +123,7 @@ class OpenImage:
         dpi: float,  # noqa: ARG002 - a PDF's
         max_page_px: int,
         view: View = WHOLE,
-        mode: Mode | None = None,
+        mode: ModeChoice | None = None,
     ) -> PageImage:
         """One page, or a part of it (not turned); raises `PageError`, or `Corrupt` where the only picture is broken.
 
@@ -141,7 +144,8 @@ class OpenImage:
             raise (Corrupt(message) if self.page_count == 1 else PageError(message)) from error
         planes = distinct([np.asarray(band) for band in upright.split()]) if layout else []
         ink = look(Image.fromarray(planes[0]) if len(planes) == 1 else upright)
-        tiles = tiles_of(planes, layout) if layout and ink.share else None
+        is_enough = partial(is_seen_well, ink=ink) if mode == AUTO else lambda _: False
+        tiles = tiles_of(planes, layout, is_enough) if layout and ink.share else None
         rgb = np.array(upright.convert("RGB")) if pixels and not layout else None
         return PageImage(
             page_index, width, height, "px", rgb, ink.share, tiles=tiles, ink_grid=ink.grid, sideways=ink.sideways
@@ -249,7 +253,7 @@ def _pixel_ratio(image: Image.Image) -> float:
 
 
 def _upright(
-    image: Image.Image, view: View, mode: Mode | None, *, pixels: bool, max_page_px: int
+    image: Image.Image, view: View, mode: ModeChoice | None, *, pixels: bool, max_page_px: int
 ) -> tuple[Image.Image, int, int, Layout | None]:
     """The part as a person sees it, in grey or RGB on white, its size in pixels of the original, upright, its layout.
 

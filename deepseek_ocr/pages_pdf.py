@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deepseek_ocr.completion import Box, Region
-    from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.prompt import ModeChoice
     from deepseek_ocr.view import View
 
 #: Pages, of whatever document, after which MuPDF's store (fonts, compressed pictures; up to 256 MB) is emptied.
@@ -129,7 +129,7 @@ class OpenPdf:
         dpi: float,
         max_page_px: int,
         view: View = WHOLE,
-        mode: Mode | None = None,
+        mode: ModeChoice | None = None,
     ) -> PageImage:
         """One page, or a part of it (not turned, without its text); raises `PageError`.
 
@@ -150,7 +150,7 @@ class OpenPdf:
             raise PageError(f"the page cannot be rendered: {explain(error)}") from error
 
     def _load(
-        self, page_index: int, view: View, mode: Mode | None, *, pixels: bool, dpi: float, max_page_px: int
+        self, page_index: int, view: View, mode: ModeChoice | None, *, pixels: bool, dpi: float, max_page_px: int
     ) -> PageImage:
         pymupdf = mupdf()
         decoded = True

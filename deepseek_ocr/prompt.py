@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from deepseek_ocr.guard import PUBLISHED, Guard
 
@@ -64,6 +64,17 @@ class Mode(StrEnum):
     """One view of 1024 x 1024 pixels and 2 to 6 crops of 640 x 640."""
 
 
+#: Base where a page is seen well enough with it, gundam elsewhere; decided for each page from its picture.
+AUTO: Final = "auto"
+#: What may be asked for.
+ModeChoice = Mode | Literal["auto"]
+
+
+def mode_choice(word: str) -> ModeChoice:
+    """The choice that people name so; raises `ValueError`."""
+    return AUTO if word == AUTO else Mode(word)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What is asked of a page."""
@@ -74,7 +85,7 @@ class Options:
     #: For `Task.LOCATE`: the text to look for.
     text: str = ""
     #: None = the engine's own.
-    mode: Mode | None = None
+    mode: ModeChoice | None = None
     #: Tokens of the answer at most; 0 = as many as the context holds.
     max_tokens: int = 0
     #: Against repetition, where the engine has one.

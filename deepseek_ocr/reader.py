@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Engine, EngineInfo, Needs, PageImage
     from deepseek_ocr.pages import DocumentInfo
-    from deepseek_ocr.prompt import Mode, Options
+    from deepseek_ocr.prompt import ModeChoice, Options
 
 T = TypeVar("T")
 
@@ -208,7 +208,7 @@ class Reader:
         return await self._load(path, page_index, info.needs, options.mode or info.mode, view)
 
     async def _load(
-        self, path: Path, page_index: int, needs: Needs, mode: Mode | None, view: View = WHOLE
+        self, path: Path, page_index: int, needs: Needs, mode: ModeChoice | None, view: View = WHOLE
     ) -> PageImage:
         place = self._memory.take() if self._memory and needs == "tiles" else None
         image, wait_s = None, 0.0

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
+from deepseek_ocr.density import is_seen_well
 from deepseek_ocr.ink import cell_grid, look
+from deepseek_ocr.prompt import AUTO
 from deepseek_ocr.scans import pictures_of, scan_of, scan_planes
 from deepseek_ocr.tiles import layout_for
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Box
     from deepseek_ocr.ink import Ink
-    from deepseek_ocr.prompt import Mode
+    from deepseek_ocr.prompt import ModeChoice
     from deepseek_ocr.tiles import Tiles
 
 #: Share of the page that a picture must cover for the page to be rendered once.  A JPEG of the whole page at 200 dpi
@@ -53,7 +55,7 @@ def render(pymupdf: Any, page: Any, part: Box, size: tuple[int, int]) -> NDArray
     return (rgb if clip is None else rgb[: size[1], : size[0]]).copy()
 
 
-def render_tiles(pymupdf: Any, page: Any, size: tuple[int, int], mode: Mode) -> tuple[Tiles | None, Ink] | None:
+def render_tiles(pymupdf: Any, page: Any, size: tuple[int, int], mode: ModeChoice) -> tuple[Tiles | None, Ink] | None:
     """The tiles of a page whose image would have this many pixels (width, height), and its ink; no tiles without ink.
 
     None where MuPDF cannot: for strips so narrow that a view has no pixel of them, and for absurd sizes.
@@ -74,9 +76,11 @@ def render_tiles(pymupdf: Any, page: Any, size: tuple[int, int], mode: Mode) -> 
     ink = look(_cells(view, cell_grid(*size)))
     if not ink.share:
         return None, ink
+    if mode == AUTO and min(layout.canvas) and is_seen_well(view[0], ink):
+        layout = layout.without_crops()
     tiles = layout.blank()
     layout.put_view(tiles, view)
-    if len(sizes) > 1:
+    if min(layout.canvas):
         rest = first if once else _planes(pymupdf, page, drawing, layout.canvas, grey=len(view) == GREY)
         layout.put_crops(tiles, rest)
     return tiles, ink

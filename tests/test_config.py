@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from daemon.config import ConfigError, Settings, defaults, load
-from deepseek_ocr.prompt import Task
+from deepseek_ocr.prompt import AUTO, Mode, Task, mode_choice
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 
@@ -334,3 +334,10 @@ def test_a_file_that_is_no_configuration(text: str, words: str, tmp_path: Path) 
     """What a parser chokes on, or an editor leaves half written, is refused like any other mistake."""
     with pytest.raises(ConfigError, match=re.escape(words)):
         load(config(tmp_path, text), may_be_empty=False)
+
+
+def test_modes_are_those_of_the_model_and_auto(tmp_path: Path) -> None:
+    """Each mode of the model may be set, and the choice between two of them."""
+    for word in (*Mode, AUTO):
+        settings = load(config(tmp_path, f'[engine]\nmode = "{word}"'))
+        assert mode_choice(settings.engine.mode) == word

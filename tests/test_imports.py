@@ -30,6 +30,7 @@ ROWS = {
         "layout",
         "ink",
         "sizes",
+        "density",
         "pages_image",
         "scans",
         "rendering",

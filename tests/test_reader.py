@@ -34,7 +34,7 @@ from deepseek_ocr.errors import (
 )
 from deepseek_ocr.pages import Limits
 from deepseek_ocr.processes import ProcessPool
-from deepseek_ocr.prompt import Mode, Options, Task
+from deepseek_ocr.prompt import AUTO, Mode, Options, Task
 from deepseek_ocr.reader import PROBE_BYTES, Reader, read, read_ends
 from deepseek_ocr.view import View
 from tests.documents import bars, encoded, jpeg, paper, text_pdf
@@ -164,6 +164,19 @@ async def test_the_text_of_tiles_is_asked_for_where_it_helps(
     assert engine.calls[0].tiles is not None
     assert page.source == "textlayer"
     assert "quick brown fox" in text(page)
+
+
+@pytest.mark.parametrize(("lines", "mode"), [(30, "base"), (0, "gundam")], ids=["letter", "a line"])
+@in_one_loop
+async def test_the_mode_that_was_chosen_is_told(reader: Reader, tmp_path: Path, lines: int, mode: str) -> None:
+    """Where the mode is chosen for each page, its provenance has the one it was read with."""
+    path = tmp_path / "x.pdf"
+    path.write_bytes(text_pdf(1, lines=lines))
+    reader.engine = FakeEngine(needs="tiles")
+    reader.engine.info = replace(reader.engine.info, mode=AUTO)
+    page = await reader.read_page(path, 0)
+    assert page.provenance
+    assert page.provenance.mode == mode
 
 
 @in_one_loop

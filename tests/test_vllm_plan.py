@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_ocr.engine.vllm_plan import (
+    CPU_PLAN,
     GIB,
     KV_BYTES_PER_TOKEN,
     MAX_SEQS,
@@ -23,6 +24,7 @@ from deepseek_ocr.engine.vllm_plan import (
     plan_for,
 )
 from deepseek_ocr.errors import EngineStartError
+from deepseek_ocr.prompt import AUTO, Mode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,3 +147,9 @@ def test_captured_steps_waste_little(pages: int, tokens: int) -> None:
     assert sizes[-1] == min(tokens, pages + 2 * 960)
     for smaller, larger in itertools.pairwise(sizes):
         assert larger - smaller <= max(8, larger / 8)
+
+
+def test_graphs_for_a_mode_that_is_chosen_for_each_page() -> None:
+    """Where pages get base or gundam, the encoder is made ready for both, as gundam has the view of base."""
+    assert CPU_PLAN.encoder(AUTO) == CPU_PLAN.encoder(Mode.GUNDAM)
+    assert CPU_PLAN.encoder(AUTO) != CPU_PLAN.encoder(Mode.BASE)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.engine.openai_config import OpenAISettings
     from deepseek_ocr.engine.transformers_config import TransformersSettings
     from deepseek_ocr.engine.vllm_plan import VllmSettings
+    from deepseek_ocr.prompt import ModeChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def build(
     choice: Choice,
     *,
     model: str = "deepseek-ai/DeepSeek-OCR",
-    mode: Mode = Mode.GUNDAM,
+    mode: ModeChoice = Mode.GUNDAM,
     gpu: int = 0,
     vllm: VllmSettings | None = None,
     transformers: TransformersSettings | None = None,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Container
 
     from deepseek_ocr.completion import FinishReason, PageImage
+    from deepseek_ocr.prompt import ModeChoice
 
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
@@ -50,7 +51,7 @@ class VllmEngine:
     """Reads pages with DeepSeek-OCR on one NVIDIA card, many at once."""
 
     def __init__(
-        self, model: str, *, mode: Mode = Mode.GUNDAM, gpu: int = 0, settings: VllmSettings | None = None
+        self, model: str, *, mode: ModeChoice = Mode.GUNDAM, gpu: int = 0, settings: VllmSettings | None = None
     ) -> None:
         """`model` is a hub id or a folder; raises `EngineStartError` for what can be seen without starting it."""
         self.settings = settings or VllmSettings()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from deepseek_ocr.errors import EngineStartError
-from deepseek_ocr.prompt import Mode
+from deepseek_ocr.prompt import AUTO, Mode, ModeChoice
 from deepseek_ocr.tiles import CROP_SIDE_PX, VIEW_SIDE_PX
 
 GIB: Final = 1 << 30
@@ -81,8 +81,9 @@ class Plan:
     #: its graphs, and as much beside them for pages of another mode).
     encoder_pages: int = 1
 
-    def encoder(self, mode: Mode) -> dict[str, Any]:
+    def encoder(self, mode: ModeChoice) -> dict[str, Any]:
         """For vLLM's `additional_config`: how much is encoded at once, and which sizes of pictures get graphs."""
+        mode = Mode.GUNDAM if mode == AUTO else mode  # which has the view of base, too
         sides_px = [VIEW_SIDE_PX[mode], *([CROP_SIDE_PX] if mode is Mode.GUNDAM else [])]
         return {ENCODER_KEY: {"pages": self.encoder_pages, "sides_px": sides_px}}
 
