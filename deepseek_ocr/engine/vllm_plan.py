@@ -26,8 +26,8 @@ PAGE_TOKENS: Final = 2048
 #: Page pictures that one step may encode cost this much for each of them (gundam, A4), and the rest of a step.
 ENCODER_BYTES_PER_PAGE: Final = 0.15 * GIB
 STEP_BYTES: Final = 1.0 * GIB
-#: Sequences beyond which a step of an H200 only gets longer.
-MAX_SEQS: Final = 448
+#: Sequences at which an H200 is kept busy although one thread schedules all of them (bench/LOG.md).
+MAX_SEQS: Final = 896
 #: Steps that take in so many pages at once, prompts included, are still recorded as graphs.
 CAPTURED_NEW_PAGES: Final = 2
 #: Picture and prompt of the largest page.
