@@ -238,13 +238,15 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         one.stop()
         first = next(mark for mark in marks if mark[1] >= low)
         last = next(mark for mark in marks if mark[1] >= high)
-        delays = sorted(json.loads((folder / "loop.json").read_text()))
+        late = json.loads((folder / "loop.json").read_text())
+        delays = sorted(delay for _, delay in late)
         report(
             pages=count, seconds=seconds, steady=(last[1] - first[1]) / (last[0] - first[0]),
             steady_pages=last[1] - first[1], markdown=markdown,
             done=sum(account["status"] == "done" for account in accounts), documents=len(accounts),
             attempts=sum(account["attempts"] for account in accounts),
             loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1],
+            loop_worst=sorted(late, key=lambda pair: -pair[1])[:12],
             memory_mb=[round(memory) for memory in sorted({mark[2] for mark in marks})],
             **figures, **replay(folder / "ids.jsonl"),
         )  # fmt: skip

@@ -94,8 +94,10 @@ class Service:
         while waiting:
             pid = waiting.pop()
             found.append(pid)
-            with contextlib.suppress(OSError):
-                waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            # A process is the child of the thread that started it: the engine core of no main thread.
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    waiting += map(int, children.read_text().split())
         return found
 
     def memory_mb(self) -> float:

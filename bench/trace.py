@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from deepseek_ocr.engine.vllm_guard import KeepsIdsOnCard
+from deepseek_ocr.engine.vllm_worker import PageWorker
 
 #: First match wins; names of kernels as vLLM 0.25.1 and torch 2.11 launch them.
 KINDS = {
@@ -31,7 +31,7 @@ KINDS = {
 }
 
 
-class TracedWorker(KeepsIdsOnCard):
+class TracedWorker(PageWorker):
     """Beside what a worker of ours does: start and stop a trace."""
 
     def start_trace(self) -> None:

@@ -131,6 +131,7 @@ ENGINES = [
     "vllm_pixels",
     "vllm_model",
     "vllm_scheduler",
+    "vllm_worker",
     "vllm_input",
     "vllm",
     "reviving",

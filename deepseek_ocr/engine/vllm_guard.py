@@ -19,7 +19,7 @@ runner (up to 0.28 their presence chooses the V1 runner); penalties would be app
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -200,18 +200,3 @@ def _tables(rules: Sequence[Rule | None], device: torch.device) -> _Tables:
         async_tensor_h2d(ignored[:, None, :], device),
         async_tensor_h2d(exempt[:, None, :], device),
     )
-
-
-class KeepsIdsOnCard:
-    """What vLLM's worker can do beside its own (`worker_extension_cls`).
-
-    vLLM assumes of every processor that is not its own that it wants the ids of the last step on the host
-    (`logitsprocs_need_output_token_ids`, the same in 0.25.1 and 0.28.0).
-    """
-
-    #: The worker's own.
-    model_runner: Any
-
-    def keep_ids_on_card(self) -> None:
-        """Do not wait for the ids of the last step before the processors run: none of ours reads them."""
-        self.model_runner.input_batch.logitsprocs_need_output_token_ids = False

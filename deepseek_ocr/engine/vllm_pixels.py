@@ -45,8 +45,6 @@ class PixelReader:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        #: By process and number there; one, unless the service was started anew around this engine.
-        self._files: dict[str, int] = {}
         self._buffers: list[torch.Tensor] = []
         self._copied: list[Any] = []
         self._turn = 0
@@ -59,7 +57,7 @@ class PixelReader:
         count = view_bytes + crops * crop_bytes
         if self._device.type == "cpu":
             there = torch.empty(count, dtype=torch.uint8)
-            self._read(place, there)
+            _read(place, there)
         else:
             there = self._copy(place, count)
         view = there[:view_bytes].view(planes, side, side).expand(3, side, side)
@@ -76,17 +74,21 @@ class PixelReader:
         else:
             self._copied[turn].synchronize()
         buffer = self._buffers[turn][:count]
-        self._read(place, buffer)
+        _read(place, buffer)
         there = buffer.to(self._device, non_blocking=True)
         self._copied[turn].record()
         return there
 
-    def _read(self, place: Place, buffer: torch.Tensor) -> None:
-        if place.path not in self._files:
-            self._files[place.path] = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
+
+def _read(place: Place, buffer: torch.Tensor) -> None:
+    """Fill the buffer; the file is opened for each page, as another one may get its number."""
+    file = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
         left, offset = memoryview(buffer.numpy()), place.offset
         while left:
-            count = os.preadv(self._files[place.path], [left], offset)
+            count = os.preadv(file, [left], offset)
             if not count:
                 raise OSError(f"{place.path} ends before {offset + len(left)}")
             left, offset = left[count:], offset + count
+    finally:
+        os.close(file)

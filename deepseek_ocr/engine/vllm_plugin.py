@@ -31,7 +31,7 @@ SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.PageScheduler"
 STEPWISE_SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.StepwisePageScheduler"
 #: The guard against repetition as vLLM loads it, and what its worker needs.
 GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
-WORKER: Final = "deepseek_ocr.engine.vllm_guard.KeepsIdsOnCard"
+WORKER: Final = "deepseek_ocr.engine.vllm_worker.PageWorker"
 
 
 def register() -> None:
