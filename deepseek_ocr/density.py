@@ -8,7 +8,8 @@ their median is the x-height within a pixel, and their length over it the number
 Left to others: the view, and where text is (`ink.py`).
 Residual risks: the limits come from published figures for other pages, none was measured with the model's weights;
 print under six points looks like no text, so a page of which little is seen gets crops; a footnote in tiny print below
-a quarter of the text is not noticed; light print on dark ground is measured between its letters.
+a quarter of the text is not noticed; light print on dark ground is measured between its letters; print that is light in
+red does not count.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ MIN_LETTERS: Final = 20
 
 
 def is_seen_well(view: NDArray[np.uint8], ink: Ink) -> bool:
-    """Whether base mode is enough for a page; its view is in grey (height, width), without padding."""
+    """Whether base mode is enough for a page; its view is one plane (height, width), grey or red, without padding."""
     if ink.sideways or ink.grid is None:
         return False
     bands = band_heights(view, ink.grid == TEXT)

@@ -140,7 +140,7 @@ def load_page(
         raise
     if place is not None and page.tiles is not None:
         # Where there is no room they travel as they are.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, MemoryError):
             return replace(page, tiles=None, stored=store(page.tiles, place))
     return page
 

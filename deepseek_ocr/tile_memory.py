@@ -76,7 +76,8 @@ class TileMemory:
 
     def give_back(self, place: Place) -> None:
         """Nobody writes or reads there any more."""
-        self._free.append(place)
+        if self._close.alive:  # else the number may be another file's by now
+            self._free.append(place)
 
     def keep(self, tiles: StoredTiles) -> None:
         """Give the place back when nobody holds the tiles any more."""

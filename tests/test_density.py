@@ -70,8 +70,8 @@ def test_letters_are_counted_roughly(tmp_path: Path, size: float, lines: int) ->
 #: Name -> a page, and whether base is enough for it.
 PAGES = {
     "a letter in 12 pt": (page(12, 30), True),
-    "a form in 7 pt": (page(6.5, 30), False),
-    "a page full of 9 pt": (page(8, 70), False),
+    "a form in 6.5 pt": (page(6.5, 30), False),
+    "a page full of 8 pt": (page(8, 70), False),
     "nothing but a drawing": (documents.content_pdf([b"100 100 300 300 re f"]), False),
     "lines that run sideways": (
         documents.content_pdf([documents.text_content([WORDS] * 30, size=12)], page=b"/Rotate 90"),

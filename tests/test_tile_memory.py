@@ -110,6 +110,16 @@ def test_nothing_is_left_behind() -> None:
     assert open_files() == before
 
 
+def test_a_place_of_a_closed_memory_is_gone() -> None:
+    """Its number may be another file's by then, which nobody may write to."""
+    memory = TileMemory(1)
+    place = memory.take()
+    assert place is not None
+    memory.close()
+    memory.give_back(place)
+    assert memory.take() is None
+
+
 def test_without_room_is_an_error() -> None:
     """Of a file that is gone, `OSError`; the page then travels as it is."""
     with pytest.raises(OSError, match="No such file"):
