@@ -7,6 +7,7 @@ read, blank, from the file's own text, or empty with the reason, never not at al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections import deque
@@ -73,7 +74,7 @@ class Reader:
             max_calls=RENDER_MAX_CALLS,
         )
         #: Where the tiles of pages lie that are in flight.
-        self._memory = memory or (TileMemory(engine.info.capacity) if engine.info.needs == "tiles" else None)
+        self._memory = memory or (_memory(engine.info.capacity) if engine.info.needs == "tiles" else None)
         self._judges = Judges()
         #: Looks of the second pass at once, over all pages: each has a picture in memory.
         self._looks = asyncio.Semaphore(engine.info.capacity)
@@ -251,6 +252,13 @@ class Reader:
         except PageError:
             return _unreadable(page_index, problem)
         return _from_text_layer(image, problem, options, self.engine.info)
+
+
+def _memory(count: int) -> TileMemory | None:
+    """Places for so many pages, or none where the system refuses: tiles then travel as they are."""
+    with contextlib.suppress(OSError):  # a filter of system calls, too many files
+        return TileMemory(count)
+    return None
 
 
 def read_ends(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import multiprocessing
 import os
@@ -173,6 +174,20 @@ async def test_the_reader_stores_pages(tmp_path: Path) -> None:
         gc.collect()
         await reader.read_page(path, 0)
         assert engine.pages[0].stored is not None
+
+
+async def test_a_system_without_such_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memfd_create(2) is refused, as by a filter of system calls, pages travel as they are."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    path = documents.write(tmp_path, documents.text_pdf(1))
+    engine = Looker(capacity=1)
+    async with Reader(engine, workers=1) as reader:
+        await reader.read_page(path, 0)
+    assert engine.pages[0].tiles is not None
 
 
 async def test_a_page_that_fails_gives_its_place_back(tmp_path: Path) -> None:
