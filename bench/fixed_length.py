@@ -121,18 +121,20 @@ class FixedLengthEngine(vllm.VllmEngine):
 
 
 def watch_loop(path: Path) -> None:
-    """Write how late the event loop comes to a timer, every 10 ms, when the process ends: (seconds, milliseconds)."""
+    """Write how late the event loop comes to a timer, every 10 ms, when the process ends.
+
+    (`time.perf_counter`, milliseconds)
+    """
     import asyncio  # noqa: PLC0415
     import atexit  # noqa: PLC0415
 
     delays: list[tuple[float, float]] = []
-    begun = time.perf_counter()
 
     async def watch() -> None:
         while True:
             wanted = time.perf_counter() + 0.01
             await asyncio.sleep(0.01)
-            delays.append((round(wanted - begun, 2), round(1000 * (time.perf_counter() - wanted), 2)))
+            delays.append((round(wanted, 2), round(1000 * (time.perf_counter() - wanted), 2)))
 
     original = vllm.VllmEngine.start
 

@@ -201,7 +201,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         begun = time.perf_counter()
         one.start()
         figures: dict[str, Any] = {"start_s": time.perf_counter() - begun, "memory_at_start_mb": one.memory_mb()}
-        begun = time.perf_counter()
+        dropped = time.perf_counter()
         for path in sorted(drop.iterdir()):
             path.rename(one.root / "inbox" / path.name)
         if kill:
@@ -212,33 +212,39 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             os.kill(cores[0], signal.SIGKILL)
             one.wait(lambda: one.events("engine.revived"), 300, "the engine is back")
             figures["engine_back_s"] = moment(one.events("engine.revived")[0]) - killed
-        marks: list[tuple[float, int, float]] = []
+        marks: list[tuple[float, int]] = []
+        #: (documents, MB); it costs a while to ask for, so only now and then.
+        memory: list[tuple[int, int]] = []
 
         def done() -> bool:
             finished = one.finished()
-            # Memory costs a while to ask for, so only now and then.
-            memory = one.memory_mb() if not marks or finished - marks[-1][1] >= count // 8 else marks[-1][2]
-            if not marks or finished != marks[-1][1]:
-                marks.append((time.perf_counter() - begun, finished, memory))
+            marks.append((time.perf_counter(), finished))
+            if finished >= len(memory) * count // 8:
+                memory.append((finished, round(one.memory_mb())))
             return finished >= count
 
         one.wait(done, 560, "all are read")
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - dropped
         accounts = one.accounts()
         if kill:
             back = moment(one.events("engine.revived")[0])
             figures["first_page_s"] = min(at for at in map(moment, one.events("job.done")) if at > back) - killed
         else:
             write_pdf(drop / "long.pdf", 0, LONG_DOCUMENT)
-            begun = time.perf_counter()
+            long_dropped = time.perf_counter()
             (drop / "long.pdf").rename(one.root / "inbox" / "long.pdf")
             one.wait(lambda: one.finished() > count, 120, "the long document is read")
-            figures["long_document_s"] = time.perf_counter() - begun
+            figures["long_document_s"] = time.perf_counter() - long_dropped
         markdown = sum(1 for _ in (one.root / "outbox").glob("*.md"))
         one.stop()
         first = next(mark for mark in marks if mark[1] >= low)
         last = next(mark for mark in marks if mark[1] >= high)
-        late = json.loads((folder / "loop.json").read_text())
+        # The clock is the same in all processes.
+        late = [
+            (round(at - dropped, 1), delay)
+            for at, delay in json.loads((folder / "loop.json").read_text())
+            if kill or dropped <= at <= last[0]
+        ]
         delays = sorted(delay for _, delay in late)
         report(
             pages=count, seconds=seconds, steady=(last[1] - first[1]) / (last[0] - first[0]),
@@ -247,7 +253,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             attempts=sum(account["attempts"] for account in accounts),
             loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1],
             loop_worst=sorted(late, key=lambda pair: -pair[1])[:12],
-            memory_mb=[round(memory) for memory in sorted({mark[2] for mark in marks})],
+            memory_mb=memory,
             **figures, **replay(folder / "ids.jsonl"),
         )  # fmt: skip
 

@@ -101,8 +101,8 @@ class Service:
         return found
 
     def memory_mb(self) -> float:
-        """Memory of all its processes, shared pages counted once (PSS), in megabytes."""
-        return sum(map(pss_mb, self.pids()))
+        """Memory of all its processes, shared pages counted once (PSS), and what lies in tile memory, in megabytes."""
+        return sum(map(pss_mb, self.pids())) + tiles_mb(self.pid)
 
 
 def pss_mb(pid: int) -> float:
@@ -112,6 +112,15 @@ def pss_mb(pid: int) -> float:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024 / 1e6
     return 0.0
+
+
+def tiles_mb(pid: int) -> float:
+    """Memory of a process's tile memory, which nobody maps, in megabytes."""
+    blocks = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed since
+            blocks += file.stat().st_blocks if "ocr-daemon-tiles" in str(file.readlink()) else 0
+    return blocks * 512 / 1e6
 
 
 def cpu_s(pid: int) -> float:

@@ -17,6 +17,7 @@ engine.ready              info     it has read its warm-up page
 engine.misread            warning  it did not read its warm-up page right: another model, or damaged weights
 engine.died               error    it died, or could not be built anew; with the back-off before the next try
 engine.revived            info     it was built anew; with the pages in flight that are tried again
+tiles.unshared            warning  no memory to share, with the reason: pages go to the engine by copies, slower
 root.adopted              info     an inbox is ours; whether its last owner stopped cleanly
 root.paused               warning  nothing is taken from an inbox, with the reason
 root.resumed              info     it is well again

@@ -8,8 +8,7 @@ their median is the x-height within a pixel, and their length over it the number
 Left to others: the view, and where text is (`ink.py`).
 Residual risks: the limits come from published figures for other pages, none was measured with the model's weights;
 print under six points looks like no text, so a page of which little is seen gets crops; a footnote in tiny print below
-a quarter of the text is not noticed; light print on dark ground is measured between its letters; print that is light in
-red does not count.
+a quarter of the text is not noticed; light print on dark ground is measured between its letters.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ MIN_LETTERS: Final = 20
 
 
 def is_seen_well(view: NDArray[np.uint8], ink: Ink) -> bool:
-    """Whether base mode is enough for a page; its view is one plane (height, width), grey or red, without padding."""
+    """Whether base mode is enough for a page; its view is one plane (height, width), the darkest, unpadded."""
     if ink.sideways or ink.grid is None:
         return False
     bands = band_heights(view, ink.grid == TEXT)

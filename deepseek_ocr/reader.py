@@ -7,13 +7,14 @@ read, blank, from the file's own text, or empty with the reason, never not at al
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
+
+import structlog
 
 from deepseek_ocr.attempt import EVERYTHING, page_from, reading_of, recognize, text_layer_completion
 from deepseek_ocr.completion import Completion
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from deepseek_ocr.prompt import ModeChoice, Options
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 #: Rendering one page must not take longer; sound pages take a hundredth of it.  With the next three it is less than
 #: 60 s, after which a page that cannot be loaded is given up at the latest.
@@ -256,9 +259,11 @@ class Reader:
 
 def _memory(count: int) -> TileMemory | None:
     """Places for so many pages, or none where the system refuses: tiles then travel as they are."""
-    with contextlib.suppress(OSError):  # a filter of system calls, too many files
+    try:
         return TileMemory(count)
-    return None
+    except OSError as error:  # a filter of system calls, too many files
+        log.warning("tiles.unshared", reason=str(error))
+        return None
 
 
 def read_ends(path: Path) -> int:

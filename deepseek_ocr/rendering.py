@@ -76,7 +76,7 @@ def render_tiles(pymupdf: Any, page: Any, size: tuple[int, int], mode: ModeChoic
     ink = look(_cells(view, cell_grid(*size)))
     if not ink.share:
         return None, ink
-    if mode == AUTO and min(layout.canvas) and is_seen_well(view[0], ink):
+    if mode == AUTO and min(layout.canvas) and is_seen_well(view.min(axis=0), ink):
         layout = layout.without_crops()
     tiles = layout.blank()
     layout.put_view(tiles, view)

@@ -6,7 +6,8 @@ of the engine core that has to keep the card busy; here it is written once and r
 is left behind however they end.
 
 Left to others: reading it on its way to the card (`engine/vllm_pixels.py`), and when a page is done with (`reader.py`).
-Residual risk: the memory grows to what the most pages at once took, and shrinks only when the reader ends.
+Residual risks: a killed process that still writes after `reader.KILLED_S` tears another page; the memory grows to what
+the most pages at once took, and shrinks only when the reader ends.
 """
 
 from __future__ import annotations

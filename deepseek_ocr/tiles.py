@@ -205,10 +205,10 @@ def tiles_of(
 ) -> Tiles:
     """The tiles of a page from its planes (height, width): one if it is grey, else red, green and blue.
 
-    Where the first plane of the view is enough, they are those of base mode.
+    Where the view, its darkest plane at each pixel, is enough, they are those of base mode.
     """
     view = _resized(planes, layout.view) if min(layout.view) else None
-    if view is not None and min(layout.canvas) and is_enough(view[0]):
+    if view is not None and min(layout.canvas) and is_enough(view.min(axis=0)):
         layout = layout.without_crops()
     tiles = layout.blank()
     if view is not None:

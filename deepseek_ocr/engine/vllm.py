@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib.metadata
 import importlib.util
 import itertools
@@ -104,10 +103,6 @@ class VllmEngine:
             async with asyncio.timeout(WARM_UP_S):
                 await self._engine.collective_rpc("prepare_for_pages")
                 await self._warm_up()
-            # Half a million objects of vLLM and torch stay for good; looking through them stops the loop for 0.3 s.
-            gc.unfreeze()
-            gc.collect()
-            gc.freeze()
             self._state = "ready"
             self._watch = asyncio.create_task(self._watch_progress())
         except BaseException as error:

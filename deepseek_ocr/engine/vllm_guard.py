@@ -13,7 +13,8 @@ brings its real ids along.
 
 Left to others: the rule (`guard.py`), asking for it (`guard.request_args`).
 Residual risks: vLLM refuses processors of this interface together with speculative decoding, and in its V2 model
-runner (up to 0.28 their presence chooses the V1 runner); penalties would be applied after it, unseen by it.
+runner (up to 0.28 their presence chooses the V1 runner); it needs vLLM's order of first come, first served, which
+leaves no page out of a step and lets it come back without its ids; penalties would be applied after it, unseen by it.
 """
 
 from __future__ import annotations

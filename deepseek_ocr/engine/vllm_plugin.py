@@ -29,7 +29,7 @@ _CLASS: Final = "deepseek_ocr.engine.vllm_model:ResidentDeepseekOCR"
 #: Our scheduler as vLLM loads it, for a card and for the CPU.
 SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.PageScheduler"
 STEPWISE_SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.StepwisePageScheduler"
-#: The guard against repetition as vLLM loads it, and what its worker needs.
+#: The guard against repetition as vLLM loads it, and what its worker can do beside its own.
 GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
 WORKER: Final = "deepseek_ocr.engine.vllm_worker.PageWorker"
 

@@ -6,8 +6,9 @@ token, and sends each token by itself, which the service's event loop then takes
 prompt is done is not asked for pictures, asks for room when it needs some, and sends `STREAM_INTERVAL` tokens at a
 time; the first goes at once, and the last with all that are left.
 
-Left to others: everything else, the order included.  What is changed is the same in 0.25.1 and 0.28.0; vLLM says of
-this interface that it may change.
+Left to others: everything else, the order included.
+Residual risks: what is changed is the same in 0.25.1 and 0.28.0, but vLLM says of this interface that it may change;
+probabilities of tokens that are held back are lost, which nobody asks for.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ class _ForPages(Scheduler):
         outputs = super().update_from_output(*args, **kwargs)
         for client in outputs.values():
             client.outputs = [output for output in client.outputs if self._is_due(output)]
-        return outputs
+        return {
+            name: client
+            for name, client in outputs.items()
+            if client.outputs or client.finished_requests or client.scheduler_stats
+        }
 
     def _is_due(self, output: EngineCoreOutput) -> bool:
         """Whether an output is sent, with the tokens that were held back; else its tokens are held back, too."""
@@ -95,7 +100,8 @@ def _give_blocks_when_full(manager: Any) -> None:
     size, ordinary, nothing = groups[0].kv_cache_spec.block_size, manager.allocate_slots, manager.empty_kv_cache_blocks
 
     def allocate_slots(request: Request, num_new_tokens: int, *args: Any, **kwargs: Any) -> Any:
-        if num_new_tokens == 1 and request.num_computed_tokens % size:
+        ahead = kwargs.get("num_lookahead_tokens")  # of speculative decoding
+        if num_new_tokens == 1 and request.num_computed_tokens % size and not ahead:
             return nothing
         return ordinary(request, num_new_tokens, *args, **kwargs)
 

@@ -45,8 +45,9 @@ class Steps:
                 del self.scheduler.requests[name]  # as vLLM does before it reports
             outputs.append(EngineCoreOutput(name, list(ids), finish_reason=FinishReason.STOP if ended else None))
         self._said = {0: EngineCoreOutputs(outputs=outputs)}
-        sent = self.scheduler.update_from_output(None, None)[0].outputs
-        return {output.request_id: output.new_token_ids for output in sent}
+        sent = self.scheduler.update_from_output(None, None)
+        assert all(client.outputs for client in sent.values()), "what is empty is not sent"
+        return {output.request_id: output.new_token_ids for client in sent.values() for output in client.outputs}
 
 
 @pytest.fixture
