@@ -5,8 +5,8 @@ steady state, half of them PDF and half PNG.  Full-size model with dummy weights
 and tokenizer), pages of A4, answers of 300 to 1,500 tokens (905 in the mean), greedy.  The reference guard is replayed
 over all answers.  Each stage is a process of its own, as an engine keeps its card.
 
-`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), kill (the
-engine core dies on the way), presets (24gb and 8gb).
+`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), linear (64
+to 4,096 pages), kill (the engine core dies on the way), presets (24gb and 8gb).
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ PAGES = {
 RECIPE_SEQS = 128
 #: Pages of the steady state.
 STEADY = 2048
+#: Pages of the stage that shows what more pages cost.
+LINEAR = (64, 256, 1024, 4096)
 #: A page by itself on an idle card, so many times; and a document of so many pages.
 LATENCY_TRIES, LATENCY_TOKENS, LONG_DOCUMENT = 3, 905, 19
 MARK = "BENCH-RESULT "
@@ -144,6 +146,27 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
         start_s=start_s, plan=plan, load_ms=1000 * sum(loading) / len(loading), alone_s=sorted(alone),
         **replay(folder / "ids.jsonl"),
     )  # fmt: skip
+
+
+async def linear(model: str, pictures: list[Path]) -> None:
+    """Seconds of more and more pages, one engine, from PNG files."""
+    from bench.fixed_length import FixedLengthEngine  # noqa: PLC0415
+    from deepseek_ocr.reader import Reader  # noqa: PLC0415
+
+    engine = FixedLengthEngine(model)
+    async with Reader(engine) as reader:
+        slots = asyncio.Semaphore(engine.info.capacity)
+
+        async def one(number: int) -> None:
+            async with slots:
+                await reader.read_page(pictures[number % PICTURES], 0)
+
+        await asyncio.gather(*(one(number) for number in range(32)))
+        for count in LINEAR:
+            engine.tokens = 0
+            started = time.perf_counter()
+            await asyncio.gather(*(one(number) for number in range(count)))
+            report(pages=count, seconds=time.perf_counter() - started, tokens=engine.tokens)
 
 
 def window(count: int) -> tuple[int, int]:
@@ -312,7 +335,8 @@ def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[d
 def table(results: dict[str, list[dict[str, Any]]]) -> bool:
     """Print the ratio first; whether the bar is reached."""
     measured = {stage: figures[0] for stage, figures in results.items() if "seconds" in (figures or [{}])[0]}
-    measured.pop("presets", None)
+    for several in ("presets", "linear"):
+        measured.pop(several, None)
     ratio = None
     if {"daemon", "recipe"} <= measured.keys():
         recipe_rate = measured["recipe"]["pages"] / measured["recipe"]["seconds"]
@@ -344,6 +368,8 @@ def main() -> int:
                 recipe(arguments.model, pictures, arguments.pages)
             case "png":
                 asyncio.run(png(arguments.model, pictures, arguments.pages, arguments.folder))
+            case "linear":
+                asyncio.run(linear(arguments.model, pictures))
             case "daemon" | "kill":
                 daemon(arguments.model, pictures, arguments.pages, arguments.folder, kill=arguments.stage == "kill")
             case "presets":
