@@ -128,7 +128,11 @@ class ProcessPool:
             initargs=(os.getpid(), self._initializer, self._initargs),
         )
         self._workers.add(worker)
-        return asyncio.wrap_future(worker.executor.submit(function, *args, **kwargs))
+        answer = worker.executor.submit(function, *args, **kwargs)
+        # The process has its own end of the pipe now.  As long as this one could write, too, the executor's thread
+        # would wait for ever for the rest of an answer in the middle of which the process dies.
+        worker.executor._result_queue._writer.close()  # type: ignore[attr-defined] # noqa: SLF001
+        return asyncio.wrap_future(answer)
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.discard(worker)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import operator
 import os
 import signal
+import struct
 import subprocess
 import sys
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +106,21 @@ async def test_a_process_that_ends_itself_has_died() -> None:
             with pytest.raises(WorkerDied):
                 await pool.run(os._exit, 3)
         assert await pool.run(divmod, 7, 2) == (3, 1)
+
+
+def send_half() -> None:
+    """Begin an answer of a thousand bytes, and die."""
+    (queue,) = [one for one in gc.get_objects() if type(one) is SimpleQueue]
+    queue._writer._send(struct.pack("!i", 1000) + b"half")  # type: ignore[attr-defined] # noqa: SLF001
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def test_a_process_that_dies_while_it_answers_has_died() -> None:
+    """Nobody waits for the rest, and its neighbour answers."""
+    async with pool_of(1) as pool:
+        with pytest.raises(WorkerDied):
+            await pool.run(send_half)
+        assert await pool.run(operator.add, 1, 2) == 3
 
 
 async def test_a_call_that_takes_too_long_is_stopped() -> None:
