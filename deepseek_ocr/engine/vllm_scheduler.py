@@ -2,9 +2,10 @@
 
 The engine core schedules, launches and reports in one thread, and hundreds of pages at once keep it busier than the
 card.  vLLM asks of each page at each token whether its picture is still to be encoded and whether there is room for the
-token, and sends each token by itself, which the service's event loop then takes apart one by one.  Here a page whose
-prompt is done is not asked for pictures, asks for room when it needs some, and sends `STREAM_INTERVAL` tokens at a
-time; the first goes at once, and the last with all that are left.
+token, looks for all that could have ended it or come with it, and sends each token by itself, which the service's event
+loop then takes apart one by one.  Here a page whose prompt is done is not asked for pictures, asks for room when it
+needs some, and sends `STREAM_INTERVAL` tokens at a time; the first goes at once, and the last with all that are left.
+A token that can neither end its page nor is due is noted in a loop of our own, the others by vLLM.
 
 Left to others: everything else, the order included.
 Residual risks: what is changed is the same in 0.25.1 and 0.28.0, but vLLM says of this interface that it may change;
@@ -13,26 +14,45 @@ probabilities of tokens that are held back are lost, which nobody asks for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.request import RequestStatus
 
 from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.engine import EngineCoreOutput
+    from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
 
 
+class Answer(NamedTuple):
+    """A request that has begun to answer."""
+
+    #: Its tokens that were not sent yet.
+    held: list[int]
+    #: Any of them may end it.
+    ends: frozenset[int | None]
+    #: So many tokens it has at most without reaching a limit.
+    room: int
+
+
 class _ForPages(Scheduler):
-    """The three changes."""
+    """The four changes."""
+
+    #: Tokens that a request is given in advance for one that the card still works on; taken back when it comes.
+    _placeholders = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Request that has begun to answer -> tokens that were not sent yet.
-        self._held: dict[str, list[int]] = {}
+        self._answers: dict[str, Answer] = {}
         _give_blocks_when_full(self.kv_cache_manager)
 
     def _try_schedule_encoder_inputs(
@@ -51,9 +71,12 @@ class _ForPages(Scheduler):
         )
         return found
 
-    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """What goes to the service after a step: of most pages nothing."""
-        outputs = super().update_from_output(*args, **kwargs)
+        if not self.kv_cache_manager.enable_caching:  # which would want to know each token
+            scheduler_output = copy.copy(scheduler_output)
+            scheduler_output.num_scheduled_tokens = self._note_ordinary(scheduler_output, model_runner_output)
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
         for client in outputs.values():
             client.outputs = [output for output in client.outputs if self._is_due(output)]
         return {
@@ -62,29 +85,77 @@ class _ForPages(Scheduler):
             if client.outputs or client.finished_requests or client.scheduler_stats
         }
 
+    def _note_ordinary(self, scheduled: SchedulerOutput, made: ModelRunnerOutput) -> Mapping[str, int]:
+        """Note the tokens of a step that neither end their page nor are due; the scheduled ones that remain.
+
+        Of a request whose first token was sent, and to which nothing happened but one token more, vLLM's report does
+        just what is done here: it notes the token, takes back the placeholder, and counts the token as arrived (0.28).
+        """
+        counts: dict[str, int] = scheduled.num_scheduled_tokens
+        if scheduled.scheduled_spec_decode_tokens or made.kv_connector_output or made.num_nans_in_logits:
+            return counts
+        requests, answers, running = self.requests, self._answers, RequestStatus.RUNNING
+        sampled, indices = made.sampled_token_ids, made.req_id_to_index
+        remaining = {}
+        for name, count in counts.items():
+            answer, request = answers.get(name), requests.get(name)
+            if answer is not None and request is not None and count == 1 and request.status is running:
+                tokens = sampled[indices[name]] if sampled else []
+                if (
+                    len(tokens) == 1
+                    and tokens[0] not in answer.ends
+                    and len(answer.held) < STREAM_INTERVAL - 1
+                    and len(request._output_token_ids) < answer.room  # noqa: SLF001 - its property takes twice as long
+                    and not request.events
+                ):
+                    request.append_output_token_ids(tokens[0])
+                    request.num_output_placeholders -= self._placeholders
+                    if hasattr(request, "num_in_flight_tokens"):
+                        request.num_in_flight_tokens -= 1
+                    answer.held.append(tokens[0])
+                    continue
+            remaining[name] = count
+        return remaining
+
     def _is_due(self, output: EngineCoreOutput) -> bool:
         """Whether an output is sent, with the tokens that were held back; else its tokens are held back, too."""
         name, tokens = output.request_id, output.new_token_ids
-        held = self._held.get(name)
-        if held is not None:
+        answer = self._answers.get(name)
+        if answer is not None:
             # What says more than its tokens does not wait.
             says_more = output.finish_reason is not None or output.events or output.prefill_stats
-            if not says_more and len(held) + len(tokens) < STREAM_INTERVAL:
-                held += tokens
+            if not says_more and len(answer.held) + len(tokens) < STREAM_INTERVAL:
+                answer.held.extend(tokens)
                 return False
-            output.new_token_ids = held + tokens
-        if output.finish_reason is None:
-            self._held[name] = []
-        else:
-            self._held.pop(name, None)
+            output.new_token_ids = [*answer.held, *tokens]
+            answer.held.clear()
+        if output.finish_reason is not None:
+            self._answers.pop(name, None)
+        elif answer is None:
+            self._answers[name] = _answer(self.requests[name], self.max_model_len)
         return True
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         """A request that is given up; nobody waits for its tokens."""
         finished = super().finish_requests(request_ids, finished_status)
-        for name in [name for name in self._held if name not in self.requests]:
-            del self._held[name]
+        for name in [name for name in self._answers if name not in self.requests]:
+            del self._answers[name]
         return finished
+
+
+def _answer(request: Request, max_model_len: int) -> Answer:
+    """What is to be known of a request at each of its tokens; without room where more than those is asked for."""
+    params = request.sampling_params
+    if (
+        params is None
+        or params.num_logprobs is not None
+        or params.repetition_detection
+        or request.use_structured_output
+    ):
+        return Answer([], frozenset(), 0)
+    # The next token is the last one that fits.
+    room = min(request.max_tokens, max_model_len - request.num_prompt_tokens) - 1
+    return Answer([], frozenset((params.eos_token_id, *(params.stop_token_ids or ()))), room)
 
 
 def _give_blocks_when_full(manager: Any) -> None:
@@ -110,6 +181,8 @@ def _give_blocks_when_full(manager: Any) -> None:
 
 class PageScheduler(_ForPages, AsyncScheduler):
     """Schedules a step while the card works on the one before."""
+
+    _placeholders = 1
 
 
 class StepwisePageScheduler(_ForPages):

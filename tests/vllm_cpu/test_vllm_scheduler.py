@@ -29,8 +29,11 @@ class Steps:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scheduler: Any = object.__new__(StepwisePageScheduler)
-        self.scheduler._held = {}
+        self.scheduler._answers = {}
         self.scheduler.requests = {}
+        self.scheduler.max_model_len = 8192
+        # What the service is told alone: which tokens vLLM sees is shown below.
+        self.scheduler.kv_cache_manager = SimpleNamespace(enable_caching=True)
         self._said: dict[int, EngineCoreOutputs] = {}
         monkeypatch.setattr(Scheduler, "update_from_output", lambda *_: self._said)
         monkeypatch.setattr(Scheduler, "finish_requests", lambda _, name, __: self.scheduler.requests.pop(name, None))
@@ -39,8 +42,7 @@ class Steps:
         """What is sent after a step that gave each page these tokens; 0 ends a page."""
         outputs = []
         for name, ids in tokens.items():
-            request = self.scheduler.requests.setdefault(name, SimpleNamespace(num_output_tokens=0))
-            request.num_output_tokens += len(ids)
+            self.scheduler.requests.setdefault(name, Request(name, [0], SamplingParams(), None))
             if ended := ids[-1] == 0:
                 del self.scheduler.requests[name]  # as vLLM does before it reports
             outputs.append(EngineCoreOutput(name, list(ids), finish_reason=FinishReason.STOP if ended else None))
@@ -81,7 +83,8 @@ def test_no_token_is_lost(batches: list[dict[str, list[int]]]) -> None:
             for name, ids in steps.step(**tokens).items():
                 sent.setdefault(name, []).extend(ids)
         for name, ids in given_ids.items():
-            held = steps.scheduler._held.get(name, [])
+            answer = steps.scheduler._answers.get(name)
+            held = answer.held if answer else []
             assert [*sent[name], *held] == ids
             assert len(held) < STREAM_INTERVAL
             assert not held or ids[-1]
@@ -92,7 +95,6 @@ def test_what_says_more_is_sent(steps: Steps) -> None:
     steps.step(page=[1])
     steps.step(page=[2])
     event = EngineCoreEvent.new_event(EngineCoreEventType.PREEMPTED)
-    steps.scheduler.requests["page"].num_output_tokens += 1
     output = EngineCoreOutput("page", [3], events=[event])
     assert steps.scheduler._is_due(output)
     assert output.new_token_ids == [2, 3]
@@ -103,7 +105,7 @@ def test_a_page_given_up_leaves_nothing(steps: Steps) -> None:
     for n in (1, 2):
         steps.step(page=[n], other=[n])
     steps.scheduler.finish_requests("page", None)
-    assert steps.scheduler._held == {"other": [2]}
+    assert {name: answer.held for name, answer in steps.scheduler._answers.items()} == {"other": [2]}
 
 
 def test_a_page_is_asked_for_its_picture_until_its_prompt_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
