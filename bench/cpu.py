@@ -17,7 +17,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -66,22 +66,28 @@ def sheets(count: int, seed: int) -> list[Sheet]:
 
 def sheet(dice: random.Random, *, columns: int) -> Sheet:
     """An A4 page full of paragraphs."""
-    size, font = dice.choice([8, 9, 10, 11, 12, 14]), dice.choice(["helv", "tiro"])
-    written: list[str] = []
     with mupdf().open() as document:
-        page = document.new_page(width=595, height=842)
-        for left, right in ((60, 535),) if columns == 1 else ((50, 285), (310, 545)):
-            y = 60.0
-            while y < 790:  # noqa: PLR2004 - the foot of the page
-                for line in paragraph(dice, right - left, font, size):
-                    page.insert_text((left, y), line, fontsize=size, fontname=font)
-                    written.append(line)
-                    y += 1.25 * size
-                y += 0.8 * size
+        page, written = draw(document, dice, columns=columns)
         pixmap = page.get_pixmap(dpi=DPI)
         clean = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.width, 3)
     noise = np.random.default_rng(dice.randrange(2**32)).normal(0, NOISE, (*clean.shape[:2], 1))
     return Sheet(np.clip(clean + noise, 0, 255).astype(np.uint8), " ".join(written))
+
+
+def draw(document: Any, dice: random.Random, *, columns: int) -> tuple[Any, list[str]]:
+    """Add an A4 page full of paragraphs to a PDF; its lines."""
+    size, font = dice.choice([8, 9, 10, 11, 12, 14]), dice.choice(["helv", "tiro"])
+    written: list[str] = []
+    page = document.new_page(width=595, height=842)
+    for left, right in ((60, 535),) if columns == 1 else ((50, 285), (310, 545)):
+        y = 60.0
+        while y < 790:  # noqa: PLR2004 - the foot of the page
+            for line in paragraph(dice, right - left, font, size):
+                page.insert_text((left, y), line, fontsize=size, fontname=font)
+                written.append(line)
+                y += 1.25 * size
+            y += 0.8 * size
+    return page, written
 
 
 def paragraph(dice: random.Random, width: float, font: str, size: float) -> list[str]:
