@@ -58,8 +58,9 @@ class FixedLengthEngine(vllm.VllmEngine):
         self._guarded = os.environ.get(GUARD, "1") != "0"
         #: Where each page's ids go.
         self._ids_file = Path(os.environ[IDS_FILE]) if os.environ.get(IDS_FILE) else None
-        #: Tokens and number of all pages so far.
+        #: Tokens so far, of pages in flight as well.
         self.tokens = 0
+        #: Pages that were read.
         self._read = 0
         self._tracing: asyncio.Task[None] | None = None
 
@@ -102,7 +103,6 @@ class FixedLengthEngine(vllm.VllmEngine):
                 on_text(_TEXT[: next(heard) * CHARS_PER_TOKEN])
 
         completion = await super().recognize(page, options, say)
-        self.tokens += completion.completion_tokens
         self._read += 1
         if os.environ.get(TRACE) and self._read == int(os.environ.get(TRACE_AFTER, "500")):
             self._tracing = asyncio.create_task(self._trace())
@@ -114,6 +114,7 @@ class FixedLengthEngine(vllm.VllmEngine):
         async with contextlib.aclosing(super()._generate(engine, page, options)) as outputs:
             async for output in outputs:
                 ids += output.outputs[0].token_ids
+                self.tokens += len(output.outputs[0].token_ids)
                 yield output
         if self._ids_file is not None and not options.max_tokens:
             with self._ids_file.open("a") as file:

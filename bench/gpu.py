@@ -5,8 +5,8 @@ steady state, half of them PDF and half PNG.  Full-size model with dummy weights
 and tokenizer), pages of A4, answers of 300 to 1,500 tokens (905 in the mean), greedy.  The reference guard is replayed
 over all answers.  Each stage is a process of its own, as an engine keeps its card.
 
-`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), linear (64
-to 4,096 pages), kill (the engine core dies on the way), presets (24gb and 8gb).
+`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), scaling (a
+page alone, 64 to 4,096 pages, 8 to 896 at once), kill (the engine core dies on the way), presets (24gb and 8gb).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,9 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
+from bench import gpu_presets, gpu_scaling
 from bench.gpu_documents import PICTURES, write_pdf, write_pictures
+from bench.gpu_stages import LATENCY_TOKENS, LATENCY_TRIES, figures_of, report, window
 
 #: Times the recipe, and pages a second.
 BAR, RATE_BAR = 3.0, 20.0
@@ -34,26 +35,19 @@ PAGES = {
     "recipe": 512,
     "png": 1024,
     "unguarded": 1024,
+    "scaling": 4096,
     "daemon": 4096,
     "kill": 256,
     "presets": 64,
 }
 #: Of the recipe; 256 gave less (bench/README.md).
 RECIPE_SEQS = 128
-#: Pages of the steady state.
-STEADY = 2048
-#: Pages of the stage that shows what more pages cost.
-LINEAR = (64, 256, 1024, 4096)
-#: A page by itself on an idle card, so many times; and a document of so many pages.
-LATENCY_TRIES, LATENCY_TOKENS, LONG_DOCUMENT = 3, 905, 19
-MARK = "BENCH-RESULT "
+#: Stages that print a table of their own.
+TABLES = {"scaling": gpu_scaling.table, "presets": gpu_presets.table}
+#: Pages of the one document that is longer.
+LONG_DOCUMENT = 19
 #: <td> and </td>.
 TABLE_CELL = frozenset({128821, 128822})
-
-
-def report(**figures: Any) -> None:
-    """Hand figures to the parent."""
-    print(MARK + json.dumps(figures), flush=True)
 
 
 # -- the stages, each in its own process
@@ -84,14 +78,14 @@ def recipe(model: str, pictures: list[Path], count: int) -> None:
     started = time.perf_counter()
     outputs = engine.generate(pages, params, use_tqdm=False)
     seconds = time.perf_counter() - started
-    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+    report(pages=count, seconds=seconds, tokens=sum(len(output.outputs[0].token_ids) for output in outputs))
     alone = []
     for page in pages[:LATENCY_TRIES]:
         started = time.perf_counter()
         engine.generate(page, SamplingParams(temperature=0.0, max_tokens=LATENCY_TOKENS, ignore_eos=True,
                                              skip_special_tokens=False, extra_args=guard), use_tqdm=False)  # fmt: skip
         alone.append(time.perf_counter() - started)
-    report(pages=count, seconds=seconds, tokens=tokens, alone_s=sorted(alone))
+    report(alone_s=sorted(alone))
 
 
 async def png(model: str, pictures: list[Path], count: int, folder: Path) -> None:
@@ -106,7 +100,7 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
     engine = FixedLengthEngine(model, settings=settings)
     started = time.perf_counter()
     async with Reader(engine) as reader:
-        start_s = time.perf_counter() - started
+        report(start_s=time.perf_counter() - started, plan=str(engine.plan))
         slots = asyncio.Semaphore(engine.info.capacity)
         loading: list[float] = []
         load = reader._load  # noqa: SLF001 - the stage times of the table
@@ -133,47 +127,18 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
             started = time.perf_counter()
             await reader.read_page(pictures[number], 0, Options(max_tokens=LATENCY_TOKENS))
             alone.append(time.perf_counter() - started)
+        report(alone_s=sorted(alone))
         engine.tokens = 0
         loading.clear()
         ends.clear()
         started = time.perf_counter()
         await asyncio.gather(*(one(number) for number in range(count)))
         seconds = time.perf_counter() - started
-        plan = str(engine.plan)
     low, high = window(count)
     report(
         pages=count, seconds=seconds, steady=(high - low) / (ends[high] - ends[low]), tokens=engine.tokens,
-        start_s=start_s, plan=plan, load_ms=1000 * sum(loading) / len(loading), alone_s=sorted(alone),
-        **replay(folder / "ids.jsonl"),
+        load_ms=1000 * sum(loading) / len(loading), **replay(folder / "ids.jsonl"),
     )  # fmt: skip
-
-
-async def linear(model: str, pictures: list[Path]) -> None:
-    """Seconds of more and more pages, one engine, from PNG files."""
-    from bench.fixed_length import FixedLengthEngine  # noqa: PLC0415
-    from deepseek_ocr.reader import Reader  # noqa: PLC0415
-
-    engine = FixedLengthEngine(model)
-    async with Reader(engine) as reader:
-        slots = asyncio.Semaphore(engine.info.capacity)
-
-        async def one(number: int) -> None:
-            async with slots:
-                await reader.read_page(pictures[number % PICTURES], 0)
-
-        await asyncio.gather(*(one(number) for number in range(32)))
-        for count in LINEAR:
-            engine.tokens = 0
-            started = time.perf_counter()
-            await asyncio.gather(*(one(number) for number in range(count)))
-            report(pages=count, seconds=time.perf_counter() - started, tokens=engine.tokens)
-
-
-def window(count: int) -> tuple[int, int]:
-    """The steady state of a run of so many pages: neither the first ones, which come together, nor the last ones."""
-    if count < 2 * STEADY:
-        return count // 4, count * 3 // 4
-    return (count - STEADY) // 2, (count + STEADY) // 2
 
 
 def replay(path: Path) -> dict[str, int]:
@@ -286,57 +251,31 @@ def moment(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["time"]).timestamp()
 
 
-def presets(model: str, pictures: list[Path], count: int, folder: Path) -> None:
-    """Both presets on this card, with what the driver says they took."""
-    for preset in ("24gb", "8gb"):
-        os.environ["BENCH_VLLM_SETTINGS"] = json.dumps({"preset": preset})
-        before = used_mb()
-        child = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "bench.gpu", "--stage", "png", "--model", model, "--pages", str(count),
-             "--pictures", str(pictures[0].parent), "--folder", str(folder)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        most, lines = 0, ""
-        while child.poll() is None:
-            most = max(most, used_mb() - before)
-            time.sleep(0.2)
-        assert child.stdout is not None
-        lines = child.stdout.read()
-        figures = [json.loads(line.removeprefix(MARK)) for line in lines.splitlines() if line.startswith(MARK)]
-        report(preset=preset, most_mb=most, **(figures[0] if figures else {"failed": lines[-300:]}))
-
-
-def used_mb() -> int:
-    """Memory that is in use on the card."""
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
-
-
 # -- all of it
 
 
 def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Run a stage as a process of its own; its figures."""
+    """Run a stage as a process of its own and print its figures as they come; all of them."""
     environment = {**os.environ, "BENCH_GUARD": "0" if stage == "unguarded" else "1"}
-    inner = "png" if stage == "unguarded" else stage
     begun = time.perf_counter()
-    result = subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "bench.gpu", "--stage", inner, "--model", arguments.model,
-         "--pages", str(arguments.pages or PAGES.get(stage, 0)), "--pictures", str(folder / "pictures"),
-         "--folder", str(folder)],
-        stdout=subprocess.PIPE, text=True, env=environment, check=False,
-    )  # fmt: skip
-    figures = [json.loads(line.removeprefix(MARK)) for line in result.stdout.splitlines() if line.startswith(MARK)]
-    for one in figures or [{"failed": result.stdout[-2000:]}]:
-        print(f"{stage}: {json.dumps(one)} ({time.perf_counter() - begun:.0f} s in all)", flush=True)
-    return figures
+    found = []
+    for figures in figures_of(
+        "bench.gpu", "--stage", "png" if stage == "unguarded" else stage, "--model", arguments.model,
+        "--pages", arguments.pages or PAGES[stage], "--pictures", folder / "pictures", "--folder", folder,
+        environment=environment,
+    ):  # fmt: skip
+        print(f"{stage}: {json.dumps(figures)} ({time.perf_counter() - begun:.0f} s)", flush=True)
+        found.append(figures)
+    return found
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> bool:
-    """Print the ratio first; whether the bar is reached."""
-    measured = {stage: figures[0] for stage, figures in results.items() if "seconds" in (figures or [{}])[0]}
-    for several in ("presets", "linear"):
-        measured.pop(several, None)
+    """Print the ratio first; whether the bar is reached and no stage failed."""
+    # Of most stages each figure comes once; two have a table of their own.
+    merged = {
+        stage: {key: value for one in figures for key, value in one.items()} for stage, figures in results.items()
+    }
+    measured = {stage: figures for stage, figures in merged.items() if "seconds" in figures and stage not in TABLES}
     ratio = None
     if {"daemon", "recipe"} <= measured.keys():
         recipe_rate = measured["recipe"]["pages"] / measured["recipe"]["seconds"]
@@ -347,12 +286,31 @@ def table(results: dict[str, list[dict[str, Any]]]) -> bool:
         speed = f", steady {figures['steady']:6.2f}" if "steady" in figures else ""
         speed += f", {figures['tokens'] / figures['seconds']:,.0f} tokens/s" if "tokens" in figures else ""
         print(f"{stage:10} {figures['pages'] / figures['seconds']:6.2f} pages/s from the first to the last{speed}")
-    agreed = not any(figures.get("disagreements") for figures in measured.values())
-    return agreed and (ratio is None or (ratio >= BAR and rate >= RATE_BAR))
+    for stage, print_table in TABLES.items():
+        if stage in results:
+            print_table(results[stage])
+    right = not any(figures.get("disagreements") or "failed" in figures for figures in merged.values())
+    return right and (ratio is None or (ratio >= BAR and rate >= RATE_BAR))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """One stage, in its own process."""
+    pictures = sorted(arguments.pictures.iterdir())
+    match arguments.stage:
+        case "recipe":
+            recipe(arguments.model, pictures, arguments.pages)
+        case "png":
+            asyncio.run(png(arguments.model, pictures, arguments.pages, arguments.folder))
+        case "scaling":
+            asyncio.run(gpu_scaling.scaling(arguments.model, pictures, arguments.pages))
+        case "daemon" | "kill":
+            daemon(arguments.model, pictures, arguments.pages, arguments.folder, kill=arguments.stage == "kill")
+        case "presets":
+            gpu_presets.presets(arguments.model, pictures, arguments.pages, arguments.folder)
 
 
 def main() -> int:
-    """Run the stages; 1 if the bar is missed."""
+    """Run the stages; 1 if the bar is missed or a stage fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--stages", default="recipe,png,daemon")
@@ -362,18 +320,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.stage:
-        pictures = sorted(arguments.pictures.iterdir())
-        match arguments.stage:
-            case "recipe":
-                recipe(arguments.model, pictures, arguments.pages)
-            case "png":
-                asyncio.run(png(arguments.model, pictures, arguments.pages, arguments.folder))
-            case "linear":
-                asyncio.run(linear(arguments.model, pictures))
-            case "daemon" | "kill":
-                daemon(arguments.model, pictures, arguments.pages, arguments.folder, kill=arguments.stage == "kill")
-            case "presets":
-                presets(arguments.model, pictures, arguments.pages, arguments.folder)
+        run(arguments)
         return 0
     with tempfile.TemporaryDirectory(prefix="ocr-daemon-bench-") as temporary:
         folder = Path(temporary)
