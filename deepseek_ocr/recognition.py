@@ -33,6 +33,7 @@ from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.grids import joined_rules
 from deepseek_ocr.layout import Line, regions_from_lines
 from deepseek_ocr.lettering import lettering_of, types_of
+from deepseek_ocr.letters import read_line
 from deepseek_ocr.ruling import find_rules
 from deepseek_ocr.scripts import scripts_of
 
@@ -126,8 +127,8 @@ def read_image(detection: Path, recognition: Path, image: Image, budget_s: float
             break
         pieces = _pieces(quad, ocr.crop_text_regions(work, [quad])[0], _crossings(page.level(quad), upright))
         for part, picture in pieces:
-            result = ocr.recognize_txt([picture])
-            text, confidence = result.txts[0].strip(), float(result.scores[0])
+            text, confidence = read_line(ocr.text_rec, picture)
+            text = text.strip()
             if text and confidence >= MIN_CONFIDENCE:
                 lines.append(Line(text, page.level_box(part), confidence=confidence))
                 letterings.append(lettering_of(picture, text))

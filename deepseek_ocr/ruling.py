@@ -47,6 +47,8 @@ def find_rules(grey: Grey, line_px: float) -> list[Rule]:
     for is_level, run in ((True, round(LEVEL_RUN * line)), (False, round(UPRIGHT_RUN * line))):
         kernel = np.ones((1, max(run, 9)) if is_level else (max(run, 9), 1), np.uint8)
         runs = cv2.morphologyEx(dark, cv2.MORPH_OPEN, kernel)
+        if not cv2.countNonZero(runs):  # as on most pages; the next takes 6 ms of A4
+            continue
         _, _, found, _ = cv2.connectedComponentsWithStats(runs, connectivity=8)
         for x, y, width, height, _ in found[1:].tolist():
             thickness, at, start, length = (height, y, x, width) if is_level else (width, x, y, height)

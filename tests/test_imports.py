@@ -43,6 +43,7 @@ ROWS = {
         "detection",
         "ruling",
         "lettering",
+        "letters",
         "recognition",
         "document",
         "repetition",
