@@ -1,6 +1,6 @@
 """Where a page's processor time goes with the `cpu` engine: the whole daemon, against the models alone.
 
-Bar: 1.10 times the models.  Documents of a few A4 pages, born-digital PDFs and scans in PDFs (grey JPEG of 200 dpi,
+Bar: 1.08 times the models.  Documents of a few A4 pages, born-digital PDFs and scans in PDFs (grey JPEG of 200 dpi,
 turned a little, with grain), go through the real daemon with its two recognizers, from the inbox to the manifest, when
 every process has read a page already.  What the models themselves (the runs of ONNX Runtime in the recognizer's
 processes) take is measured in the same run, as pages cost twice the processor time when something else shares their
@@ -38,7 +38,7 @@ from deepseek_ocr.pages_pdf import mupdf
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BAR = 1.10
+BAR = 1.08
 WORKERS = 2
 SCAN_DPI = 200
 #: Degrees, grey levels (standard deviation) and JPEG quality of a scan.
