@@ -5,7 +5,8 @@ card.  vLLM asks of each page at each token whether its picture is still to be e
 token, looks for all that could have ended it or come with it, and sends each token by itself, which the service's event
 loop then takes apart one by one.  Here a page whose prompt is done is not asked for pictures, asks for room when it
 needs some, and sends `STREAM_INTERVAL` tokens at a time; the first goes at once, and the last with all that are left.
-A token that can neither end its page nor is due is noted in a loop of our own, the others by vLLM.
+Where nothing can happen to a page but one token more, it is scheduled and its token noted in loops of our own; vLLM
+schedules and reports all others beside them.
 
 Left to others: everything else, the order included.
 Residual risks: what is changed is the same in 0.25.1 and 0.28.0, but vLLM says of this interface that it may change;
@@ -18,6 +19,8 @@ import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import RequestStatus
@@ -45,7 +48,9 @@ class Answer(NamedTuple):
 
 
 class _ForPages(Scheduler):
-    """The four changes."""
+    """The five changes."""
+
+    running: list[Request]
 
     #: Tokens that a request is given in advance for one that the card still works on; taken back when it comes.
     _placeholders = 0
@@ -53,7 +58,94 @@ class _ForPages(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._answers: dict[str, Answer] = {}
-        _give_blocks_when_full(self.kv_cache_manager)
+        #: Tokens in a block of memory where a page asks for its next one when that is full; else 0.
+        self._block_size = _give_blocks_when_full(self.kv_cache_manager)
+        self._schedules_alike = (
+            self._block_size > 0
+            and self.policy == SchedulingPolicy.FCFS
+            and not (self.use_v2_model_runner or self.connector or self.ec_connector or self.lora_config)
+            and not self.defer_block_free
+        )
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """A step as vLLM schedules it; what it does for a page that only goes on is done for all of them together.
+
+        It is let to schedule the others, with what these leave of the step's tokens and places, and they are added to
+        what it says.
+        """
+        # vLLM takes memory from running pages only where none is free: then all of this is left to it.
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        enough = len(self.running) + self.max_num_scheduled_tokens // max(self._block_size, 1) + 1
+        paused = self.pause_state != PauseState.UNPAUSED
+        budget = self.max_num_scheduled_tokens - len(self.running)
+        if not self._schedules_alike or throttle_prefills or paused or free < enough or budget <= 0:
+            return super().schedule(throttle_prefills)
+        running = self.running
+        ordinary, others = self._ordinary()
+        if not ordinary:
+            return super().schedule(throttle_prefills)
+        self.running, kept = others, len(others)  # vLLM adds to it
+        self.max_num_running_reqs -= len(ordinary)
+        self.max_num_scheduled_tokens -= len(ordinary)
+        output = super().schedule(throttle_prefills)
+        self.max_num_running_reqs += len(ordinary)
+        self.max_num_scheduled_tokens += len(ordinary)
+        self.running = [*running, *self.running[kept:]]
+        self._add(ordinary, output)
+        return output
+
+    def _ordinary(self) -> tuple[list[Request], list[Request]]:
+        """Running requests of which vLLM would schedule one token and nothing else, and the others, both in order.
+
+        Those have begun to answer, with all but the newest of their tokens computed, far from a limit, and room for
+        one more in their last block.  One is always left with the others: vLLM asks whether anything runs.  Behind a
+        prompt that is not done no page is ordinary: it comes first if tokens become scarce.
+        """
+        ordinary, others = [], []
+        answers, size, previous = self._answers, self._block_size, self.prev_step_scheduled_req_ids
+        for index, request in enumerate(self.running):
+            if request.is_prefill_chunk:
+                others += self.running[index:]
+                break
+            answer = answers.get(request.request_id)
+            computed, ahead = request.num_computed_tokens, request.num_output_placeholders
+            if (
+                answer is not None
+                and computed % size
+                and computed + 1 == len(request._all_token_ids) + ahead  # noqa: SLF001 - as below
+                and len(request._output_token_ids) + ahead < answer.room  # noqa: SLF001
+                and request.request_id in previous
+                and not request.spec_token_ids
+            ):
+                ordinary.append(request)
+            else:
+                others.append(request)
+        if ordinary and not others:
+            others.append(ordinary.pop())
+        return ordinary, others
+
+    def _add(self, ordinary: list[Request], output: SchedulerOutput) -> None:
+        """Add a token of each of these requests to a step."""
+        names = [request.request_id for request in ordinary]
+        cached = output.scheduled_cached_reqs
+        cached.req_ids += names
+        cached.new_block_ids += [None] * len(names)
+        cached.num_computed_tokens += [request.num_computed_tokens for request in ordinary]
+        cached.num_output_tokens += [
+            len(request._output_token_ids) + request.num_output_placeholders  # noqa: SLF001
+            for request in ordinary
+        ]
+        # In the order of the pages: in it those that end together give their memory back.
+        counts = output.num_scheduled_tokens | dict.fromkeys(names, 1)
+        order = (request.request_id for request in self.running)
+        output.num_scheduled_tokens = {name: counts[name] for name in order if name in counts}
+        output.total_num_scheduled_tokens += len(names)
+        self.prev_step_scheduled_req_ids.update(names)
+        for request in ordinary:
+            request.num_computed_tokens += 1
+            request.num_output_placeholders += self._placeholders
+            if hasattr(request, "num_in_flight_tokens"):
+                request.num_in_flight_tokens += 1
 
     def _try_schedule_encoder_inputs(
         self,
@@ -158,16 +250,16 @@ def _answer(request: Request, max_model_len: int) -> Answer:
     return Answer([], frozenset((params.eos_token_id, *(params.stop_token_ids or ()))), room)
 
 
-def _give_blocks_when_full(manager: Any) -> None:
+def _give_blocks_when_full(manager: Any) -> int:
     """Have a page ask for memory at its every 16th token only, where vLLM asks at each one whether there is room.
 
     A block holds the keys and values of so many tokens (`block_size`), and all that are computed have theirs; so there
     is room for one more wherever their number is no multiple of it.  That holds where nothing is shared or dropped:
-    one kind of layers with attention to everything, and no prefix cache.
+    one kind of layers with attention to everything, and no prefix cache.  Returns the size, 0 where that is not so.
     """
     groups = manager.kv_cache_config.kv_cache_groups
     if manager.enable_caching or len(groups) != 1 or type(groups[0].kv_cache_spec) is not FullAttentionSpec:
-        return
+        return 0
     size, ordinary, nothing = groups[0].kv_cache_spec.block_size, manager.allocate_slots, manager.empty_kv_cache_blocks
 
     def allocate_slots(request: Request, num_new_tokens: int, *args: Any, **kwargs: Any) -> Any:
@@ -177,6 +269,7 @@ def _give_blocks_when_full(manager: Any) -> None:
         return ordinary(request, num_new_tokens, *args, **kwargs)
 
     manager.allocate_slots = allocate_slots
+    return int(size)
 
 
 class PageScheduler(_ForPages, AsyncScheduler):
