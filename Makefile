@@ -24,13 +24,15 @@ export UV_SYSTEM_CERTS ?= true
 
 # Before ONNX Runtime is loaded, or it reports to its maker.
 export ORT_DISABLE_TELEMETRY := 1
+# The tests start hundreds of processes: without bytecode on the disk each compiles what it imports, half its time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .PHONY: help venv demo test test-vllm test-crash bench check format lock install clean
 
 help:
 	@echo 'make demo        see it work: documents go in, Markdown comes out'
-	@echo 'make test        the whole test suite, no GPU needed'
+	@echo 'make test        the whole test suite, on two to four cores, no GPU needed'
 	@echo 'make test-vllm   the engines for a GPU with the real vLLM on the CPU and a tiny model; 2 GB, needs Python 3.11'
 	@echo 'make test-crash  the crash tests, 100 rounds instead of 25'
 	@echo 'make check       formatting, lint, types, import order'
@@ -45,12 +47,12 @@ venv: $(STAMP)
 demo: venv
 	$(BIN)/ocr-daemon demo
 
+# A file stays in one process: its tests share what is dear to make.
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# Each process of vLLM imports torch: without the bytecode that costs 10 s of processor time more.
 test-vllm: $(VLLM_STAMP)
-	env -u PYTHONDONTWRITEBYTECODE $(VLLM_BIN)/python -m pytest tests/vllm_cpu --durations=12
+	$(VLLM_BIN)/python -m pytest tests/vllm_cpu --durations=12
 
 test-crash: venv
 	$(BIN)/python -m pytest tests/test_crash.py --rounds 100 -rP

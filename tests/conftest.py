@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import inspect
 import os
 import threading
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from daemon.durable import TEMPORARY_PREFIX
 from tests.fakes import DropRoot
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 #: How often a condition is looked at, and how long what was stopped may take to be gone.
 POLL_S = 0.02
 GONE_S = 5.0
+#: More processes than this would wait for the longest file, which takes a sixth of the time of all.
+MAX_PROCESSES = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +38,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--all-samples", action="store_true", help="read every sample with the cpu engine (default: a choice of them)"
     )
+
+
+def pytest_configure() -> None:
+    """No property is judged by the clock."""
+    hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    hypothesis_settings.load_profile("untimed")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What a run of everything leaves out."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or importlib.util.find_spec("vllm"):
+        return []
+    return ["tests/vllm_cpu: not run, vLLM is not installed here; `make test-vllm` runs them"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """The cores that may be used; xdist's own count is that of the machine's, without its hyper-threads."""
+    return min(max(len(os.sched_getaffinity(0)), 2), MAX_PROCESSES)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow ones, after pytest-randomly: at the end one process would wait for the other's."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def wait_until(predicate: Callable[[], object], timeout_s: float = 10.0, message: str | Callable[[], str] = "") -> None:

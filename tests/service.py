@@ -16,8 +16,8 @@ from tests.conftest import wait_until
 from tests.fakes import DropRoot, FakeServiceManager
 
 REPOSITORY = Path(__file__).parent.parent
-#: The two cores of a small machine may be busy with something else: what takes 2 s alone may take this long.
-START_S = 25.0
+#: The two cores of a small machine may be busy with something else: what takes 5 s alone may take this long.
+LIMIT_S = 50.0
 #: Root's right to read, write and list everything is taken away (capabilities(7)); the command is a part of Debian.
 WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 
@@ -59,7 +59,7 @@ def can_drop_override() -> bool:
 
 
 def command(
-    *arguments: str, cwd: Path = REPOSITORY, timeout_s: float = 25.0, override: bool = True, **variables: str
+    *arguments: str, cwd: Path = REPOSITORY, timeout_s: float = LIMIT_S, override: bool = True, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `ocr-daemon` with these arguments to its end; without `override` file permissions hold for it."""
     return subprocess.run(
@@ -124,7 +124,7 @@ class Service:
             )  # fmt: skip
         return self
 
-    def ready(self, timeout_s: float = START_S) -> Self:
+    def ready(self, timeout_s: float = LIMIT_S) -> Self:
         """Wait until it has told the service manager so."""
         wait_until(lambda: self.is_ready or not self.alive, timeout_s, self.tail)
         assert self.alive, self.tail()
@@ -150,7 +150,7 @@ class Service:
         """Send a signal to the main process alone, as `KillMode=mixed` does."""
         os.kill(self.pid, number)
 
-    def wait(self, timeout_s: float = 15.0) -> int:
+    def wait(self, timeout_s: float = LIMIT_S) -> int:
         """Wait for its end; the exit code."""
         assert self.process is not None
         wait_until(lambda: not self.alive, timeout_s, self.tail)
@@ -210,7 +210,7 @@ class Service:
             ends = self.events("job.done") + self.events("job.failed")
             return next((one for one in ends if one["file"] == name), None)
 
-        wait_until(event, 15, self.tail)
+        wait_until(event, LIMIT_S, self.tail)
         return event() or {}
 
     def tail(self, lines: int = 15) -> str:
@@ -222,14 +222,14 @@ class Service:
     def output(self, name: str, root: DropRoot | None = None) -> str:
         """Wait until a document has come out whole and its original lies in done/; its Markdown."""
         root = root or self.root
-        wait_until((root.done / name).exists, 15, self.tail)
+        wait_until((root.done / name).exists, LIMIT_S, self.tail)
         assert (root.outbox / f"{name}.manifest.json").exists()
         return (root.outbox / f"{name}.md").read_text(encoding="utf-8")
 
     def failure(self, name: str, root: DropRoot | None = None) -> dict[str, Any]:
         """Wait until a document lies in failed/; its error.json."""
         root = root or self.root
-        wait_until((root.failed / name).exists, 15, self.tail)
+        wait_until((root.failed / name).exists, LIMIT_S, self.tail)
         content: dict[str, Any] = json.loads((root.failed / f"{name}.error.json").read_bytes())
         assert (root.failed / f"{name}.error.txt").read_text(encoding="utf-8")
         return content

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_ocr.layout import Line, regions_from_lines
@@ -131,7 +131,6 @@ def test_table_in_a_column() -> None:
 cells = st.sampled_from(["", "12", "3.5", "name", "two words", "- ", "1.", "100 %", "Total:", "a<b", "…"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(cells, min_size=1, max_size=5), min_size=1, max_size=12), st.booleans())
 def test_nothing_is_lost_or_doubled(rows: list[list[str]], ruled: bool) -> None:
     """Whatever stands in columns, each of its letters comes out once."""

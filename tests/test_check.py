@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from daemon.check import Finding
 
 INBOX = '[[inbox]]\nname = "default"\nroot = "root"\n'
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")

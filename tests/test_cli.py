@@ -25,7 +25,7 @@ from deepseek_ocr.reader import Reader
 from tests.conftest import wait_until
 from tests.documents import bars, jpeg, scanned_pdf, text_pdf
 from tests.fakes import FakeEngine, run_here
-from tests.service import REPOSITORY, Service, can_drop_override, command, environment
+from tests.service import LIMIT_S, REPOSITORY, Service, can_drop_override, command, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ CONTENTS = {
     "mail/broken.pdf": samples.corrupt_pdf() + b"\n",
     "locked.pdf": samples.encrypted_pdf(),
 }
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, content in CONTENTS.items():
             service.root.drop(name, content)
         service.start().ready()
-        wait_until(lambda: service.root.ended() == (3, 3), 20, service.tail)
+        wait_until(lambda: service.root.ended() == (3, 3), LIMIT_S, service.tail)
         assert service.stop() == 0
     return folder
 
@@ -315,7 +315,7 @@ def test_what_is_given_back_is_read_again(site: Service) -> None:
     site.start().ready()
     before = len(site.events("job.failed"))
     assert run(site, "retry", "--reason", "encrypted").returncode == 0
-    wait_until(lambda: len(site.events("job.failed")) == before + 1, 15, site.tail)
+    wait_until(lambda: len(site.events("job.failed")) == before + 1, LIMIT_S, site.tail)
     wait_until((site.root.failed / "locked.pdf").exists)
     account = site.audit()
     assert (account["seen"], account["failed"], account["pending"]) == (6, 3, 0)

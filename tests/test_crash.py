@@ -1,7 +1,7 @@
 """The promise under SIGKILL: nothing is lost, nothing is half-written, every file is accounted for.
 
 Each round kills the real service at a moment of its own, then the next one starts on what is left.  The moments and
-the documents come from pytest's seed, which the head of every run names (`-p randomly -p "randomly_seed=..."`).
+the documents come from pytest's seed, which the head of every run names (`--randomly-seed=...`).
 """
 
 from __future__ import annotations

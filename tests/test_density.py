@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageDraw
@@ -106,7 +106,6 @@ def test_parts_get_crops(tmp_path: Path) -> None:
     assert part.tiles.mode is Mode.GUNDAM
 
 
-@settings(deadline=None)
 @given(
     arrays.arrays(np.uint8, st.tuples(st.integers(1, 60), st.integers(1, 60))),
     arrays.arrays(np.bool_, st.tuples(st.integers(1, 30), st.integers(1, 30))),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from docling_core.types.doc import BoundingBox, DoclingDocument
-from hypothesis import given, settings
+from hypothesis import given
 
 from daemon.outputs import finish_document, write_document
 from deepseek_ocr.docling import docling_json, export_docling
@@ -227,7 +227,6 @@ def test_flags_and_problems_are_notes() -> None:
 # Hostile
 
 
-@settings(deadline=None)  # imports count, and other tests run
 @given(DOCUMENTS)
 def test_any_document_is_written_and_read(written: Document) -> None:
     """Whatever is in a document: it is written without an exception or a warning, and docling-core takes it."""

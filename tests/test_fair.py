@@ -163,7 +163,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_cancellation_leaks_no_slot(steps: list[tuple[str, Any, Any]], capacity: int) -> None:
     """In any order of asking, finishing and giving up: never more than capacity, and never one too few."""
     asyncio.run(_never_leaks(steps, capacity))

@@ -17,13 +17,14 @@ import pytest
 from tests.conftest import wait_until
 from tests.documents import text_pdf
 from tests.fakes import DropRoot
-from tests.service import Service
+from tests.service import LIMIT_S, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.slow,
+    pytest.mark.timeout(180),
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
     pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="there is no /dev/fuse"),
 ]
@@ -137,8 +138,8 @@ def test_a_fault_of_the_share_is_a_pause(service: Service, share: FaultyShare, c
     words, rules = PAUSES[case]
     names = dropped(service)
     share.fail(*rules)
-    wait_until(lambda: "default PAUSED" in service.manager.status, 15, service.tail)
-    wait_until(lambda: words in service.manager.status, 15, lambda: service.manager.status)
+    wait_until(lambda: "default PAUSED" in service.manager.status, LIMIT_S, service.tail)
+    wait_until(lambda: words in service.manager.status, LIMIT_S, lambda: service.manager.status)
     share.fail()
     assert service.root.ended()[1] == 0
     all_done(service, names)

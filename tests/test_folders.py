@@ -729,7 +729,7 @@ def test_a_stop_before_every_single_step(content: bytes) -> None:
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.sets(st.sampled_from(sorted(DOCUMENTS)), min_size=1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_stops_at_any_steps_one_after_the_other(steps: list[int], names: set[str]) -> None:
     """Several documents, killed again and again, also over the recovery: the same holds after every stop."""
     documents = {name: DOCUMENTS[name] for name in names}

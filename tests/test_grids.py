@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepseek_ocr.blocks import blocks_of
@@ -228,7 +228,6 @@ def pages(draw: Any) -> tuple[list[Line], list[Box]]:
     return lines, rules
 
 
-@settings(deadline=None)
 @given(pages())
 def test_nothing_is_lost_or_doubled(page: tuple[list[Line], list[Box]]) -> None:
     """Whatever the rules, every letter comes out once, in a table or beside it."""
@@ -246,7 +245,6 @@ def test_nothing_is_lost_or_doubled(page: tuple[list[Line], list[Box]]) -> None:
     assert Counter(letter for text in texts for letter in text if letter not in " -") == given_letters
 
 
-@settings(deadline=None)
 @example([(0.0, 0.0, 0.0, 0.0), *[(0.0, 0.0, 0.0, -1.2e308)] * 3])
 @given(st.lists(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 4), max_size=40))
 def test_odd_rules_do_no_harm(rules: list[Box]) -> None:

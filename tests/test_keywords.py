@@ -275,7 +275,7 @@ def test_scans_give_what_clean_text_gives() -> None:
     assert digest(scanned) == digest(GERMAN)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ANY_TEXT, st.integers(0, 12), st.integers(0, 4))
 def test_whatever_comes_in(text: str, max_keywords: int, max_sentences: int) -> None:
     """Never raises, never more than asked for, never a word that is not there, always the same."""

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_ocr.layout import Line, regions_from_lines
@@ -323,7 +323,6 @@ any_line = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(any_line, max_size=30), st.floats(0.01, 100))
 def test_no_text_is_lost_or_doubled(lines: list[Line], aspect: float) -> None:
     """Whatever the boxes, every letter comes out once, in regions inside the page."""

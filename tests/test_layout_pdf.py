@@ -358,7 +358,7 @@ BLOCKS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BLOCKS, st.none() | st.text(max_size=2000), st.sampled_from([(1, 1), (595, 842), (14_400, 3), (5000, 7000)]))
 def test_any_blocks(
     tmp_path: Path,

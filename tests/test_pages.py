@@ -224,6 +224,8 @@ def _error_of_bomb(path: str) -> str:
     return "none"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_memory_does_not_grow_with_the_pages(tmp_path: Path) -> None:
     """2,800 pages take as much memory as 200 (measured: 153 MB both); 30 MB is the room for chance."""
     few = write(tmp_path, documents.text_pdf(200), "few")

@@ -143,7 +143,7 @@ def test_words_are_counted(text: str, count: int) -> None:
     assert words(text) == count
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.one_of(st.text(), st.text("aA é.!-\n#|$*[]()<>`\\水。\u00ad\ud800&;1")))
 def test_any_text_has_sentences(text: str) -> None:
     """Never raises; each is one line with words in it, none comes twice, and a heading is no sentence."""

@@ -402,7 +402,7 @@ async def test_stop_ends_pages_in_flight() -> None:
 # Any pages, any of them poison
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     pages=st.lists(st.tuples(st.booleans(), st.integers(1, 6), st.booleans()), min_size=1, max_size=24),
     late=st.lists(st.booleans(), max_size=6),

@@ -147,7 +147,7 @@ def journeys(draw: st.DrawFn) -> list[tuple[str, Any]]:
 
 
 @given(journeys())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_changing_file_is_never_released_and_a_quiet_one_exactly_once(steps: list[tuple[str, Any]]) -> None:
     """Whatever the order of writes, events and looks: a release means `settle_s` of looks without change."""
     settler = Settler(SETTLE_S, MAX_SETTLE_S)

@@ -43,7 +43,6 @@ def test_known_sizes_have_their_grids(name: str) -> None:
     assert grid_for(*size) == grid
 
 
-@settings(deadline=None)
 @given(width=SIDES, height=SIDES)
 def test_no_other_grid_is_nearer(width: int, height: int) -> None:
     """Any page with a side over 640 gets 2 to 6 crops, and no other grid is nearer to its shape; others get none."""
@@ -115,7 +114,7 @@ def test_bytes_are_those_of_vllm(mode: Mode, name: str) -> None:
     assert digest(tiles.view, tiles.crops) == DIGESTS[mode, name]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(width=st.integers(1, 1500), height=st.integers(1, 1500), mode=st.sampled_from(Mode))
 def test_arrays_are_what_an_engine_takes(width: int, height: int, mode: Mode) -> None:
     """Whatever the size, view and crops are bytes in planes, contiguous, as many as the grid says, and own."""
@@ -142,7 +141,7 @@ def test_channels_do_not_touch_each_other(mode: Mode) -> None:
         assert np.array_equal(mixed.crops, tiles.crops[:, channels])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 1700), st.integers(1, 1700)),
     box=st.tuples(*[st.floats(0, 1)] * 4),

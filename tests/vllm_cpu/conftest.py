@@ -36,12 +36,6 @@ if not HAVE_VLLM:
     collect_ignore_glob = ["test_*.py"]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say why these tests did not run."""
-    if not HAVE_VLLM:
-        terminalreporter.write_line("tests/vllm_cpu: not run, vLLM is not installed here; `make test-vllm` runs them")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """The environment that vLLM reads when it is imported, here and in its processes."""
     if not HAVE_VLLM:
