@@ -8,11 +8,11 @@ Left to others: cutting lines out, and what is too unsure to be text (`recogniti
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Image = NDArray[np.uint8]
@@ -36,4 +36,5 @@ def read_line(recognizer: Any, picture: Image) -> tuple[str, float]:
         return "", 0.0
     sure = [round(score, DIGITS) for score in scores[kept, letters].tolist()]
     text = "".join(recognizer.postprocess_op.character[letter] for letter in letters.tolist())
-    return text, round(statistics.fmean(sure), DIGITS)
+    # NumPy's mean and rounding, which differ from Python's in the last digit.
+    return text, float(np.mean(sure).round(DIGITS))
