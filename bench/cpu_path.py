@@ -112,7 +112,7 @@ def through_daemon(documents: Sequence[Path], warm: Path, folder: Path) -> tuple
         time.sleep(0.5)  # what comes after the line
         steady = stages.since_last()
         bad = [line["reason"] for line in one.accounts() if line["status"] != "done"]
-        assert not bad, f"a page that is cut off and read again says nothing: {bad}"
+        assert not bad, f"pages were cut off at the engine's time limit, so the machine is too busy: {bad}"
         return start, steady
 
 
