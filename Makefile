@@ -47,9 +47,10 @@ venv: $(STAMP)
 demo: venv
 	$(BIN)/ocr-daemon demo
 
-# A file stays in one process: its tests share what is dear to make.
+# A file stays in one process: its tests share what is dear to make.  A process that a test kills ends the run, or the
+# same test would kill the next one.
 test: venv
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_BIN)/python -m pytest tests/vllm_cpu --durations=12
