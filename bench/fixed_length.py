@@ -14,7 +14,9 @@ import json
 import os
 import random
 import sys
+import threading
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,8 @@ _TEXT = "<|ref|>text<|/ref|><|det|>[[0, 0, 999, 999]]<|/det|>\n" + " ".join(
 )
 #: More arguments of vLLM, as JSON; where the ids of each page are written, for the replay of the guard; 0 for none.
 ARGUMENTS, IDS_FILE, GUARD = "BENCH_VLLM_ARGUMENTS", "BENCH_IDS_FILE", "BENCH_GUARD"
+#: Names a file for what the threads do while the event loop is later than so.
+STALLS, STALL_S = "BENCH_STALLS", 0.03
 #: Names a folder if the card is to be traced (`trace.py`), for so long, once so many pages have been read.
 TRACE, TRACE_S, TRACE_AFTER = "BENCH_TRACE", 5.0, "BENCH_TRACE_AFTER"
 
@@ -124,16 +128,17 @@ class FixedLengthEngine(vllm.VllmEngine):
 def watch_loop(path: Path) -> None:
     """Write how late the event loop comes to a timer, every 10 ms, when the process ends.
 
-    (`time.perf_counter`, milliseconds)
+    (`time.perf_counter`, milliseconds); and where it was then, if it was late (`STALLS`).
     """
     import asyncio  # noqa: PLC0415
     import atexit  # noqa: PLC0415
 
     delays: list[tuple[float, float]] = []
+    due = [time.perf_counter()]
 
     async def watch() -> None:
         while True:
-            wanted = time.perf_counter() + 0.01
+            wanted = due[0] = time.perf_counter() + 0.01
             await asyncio.sleep(0.01)
             delays.append((round(wanted, 2), round(1000 * (time.perf_counter() - wanted), 2)))
 
@@ -142,9 +147,31 @@ def watch_loop(path: Path) -> None:
     async def start(self: Any) -> None:
         await original(self)
         self.loop_watch = asyncio.create_task(watch())
+        if os.environ.get(STALLS):
+            threading.Thread(target=watch_stalls, args=(Path(os.environ[STALLS]), due), daemon=True).start()
 
     vllm.VllmEngine.start = start  # type: ignore[method-assign]
     atexit.register(lambda: path.write_text(json.dumps(delays)))
+
+
+def watch_stalls(path: Path, due: list[float]) -> None:
+    """Write what every thread does, a line of JSON each time, while the event loop is late."""
+    loop = threading.main_thread().ident
+    with path.open("a", buffering=1) as file:
+        while True:
+            asleep = time.perf_counter()
+            time.sleep(0.005)
+            now = time.perf_counter()
+            if now - due[0] > STALL_S:
+                late = [round(1000 * delay) for delay in (now - due[0], now - asleep)]
+                stacks = {
+                    "loop" if thread == loop else str(thread): [
+                        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+                        for frame in traceback.extract_stack(stack)[-8 if thread == loop else -2 :]
+                    ]
+                    for thread, stack in sys._current_frames().items()  # noqa: SLF001 - there is no other way
+                }
+                file.write(json.dumps({"at": round(now, 2), "late_ms": late, "stacks": stacks}) + "\n")
 
 
 if __name__ == "__main__":
