@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import sqlite3
+import sys
 import time
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -51,6 +52,10 @@ log = structlog.get_logger()
 EXTEND_EVERY_S, EXTEND_FOR_S = 5.0, 30.0
 #: How long the start waits for one share to answer.
 ADOPT_S = 10.0
+#: Objects, and looks through those and through the next older ones, before the garbage collector looks (Python: 700).
+COLLECTED_AT = (10_000, 10, 10)
+#: How long another thread may keep the event loop from running on (Python: 5 ms).
+SWITCH_INTERVAL_S = 0.001
 
 
 class Supervisor:
@@ -173,8 +178,11 @@ class Supervisor:
         if self.settings.http.enabled:
             log.warning("service.http_inert", reason="this version does not serve HTTP yet; [http] has no effect")
         # What is there now stays, half a million objects with vLLM; each look through them stopped the loop for 0.3 s.
+        # With hundreds of pages in flight a look through what came later takes 0.2 s, so there are to be few.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECTED_AT)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._engine_ready.set()
         self.state = "ready"
         await self._write_status()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Health
 from deepseek_ocr.engine import vllm_plugin as plugin
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
-from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids
+from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids, token_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, capture_sizes, look_at_card, plan_for
 from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
@@ -66,6 +66,7 @@ class VllmEngine:
         self._processes: list[Any] = []
         self._ids: dict[str, int] = {}
         self._numbers = itertools.count()
+        self._turn = asyncio.Lock()
         self._in_flight = 0
         #: Steady clock: when the engine last gave a token, or got its first page.
         self._progress_at = 0.0
@@ -296,6 +297,9 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError as Dead  # noqa: PLC0415 - the same
         from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415 - the same
 
+        # Handing over a page takes the loop some milliseconds, and hundreds may be ready at once: it turns between two.
+        async with self._turn:
+            await asyncio.sleep(0)
         try:
             prompt = await self._prompt(engine, page, options)
             room = CONTEXT_TOKENS - len(prompt["prompt_token_ids"])
@@ -317,7 +321,7 @@ class VllmEngine:
 
     async def _prompt(self, engine: Any, page: PageImage, options: Options) -> Any:
         words = prompt_for(options).removeprefix(IMAGE_TOKEN)
-        ids = engine.get_tokenizer().encode(words, add_special_tokens=False)
+        ids = token_ids(engine.get_tokenizer(), words)
         if self._v2:
             if page.pixels is None:
                 raise ValueError("DeepSeek-OCR-2 needs the pixels of the page")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.prompt import IMAGE_TOKEN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deepseek_ocr.tile_memory import StoredTiles
     from deepseek_ocr.tiles import Tiles
 
@@ -45,7 +48,13 @@ def resolve_ids(tokenizer: Any, vocabulary_size: int) -> dict[str, int]:
     return {token: number for token, number in ids.items() if number is not None}
 
 
-def ready_prompt(tiles: Tiles | StoredTiles, ids: dict[str, int], prompt_ids: list[int], name: str) -> Any:
+@lru_cache(maxsize=64)
+def token_ids(tokenizer: Any, words: str) -> tuple[int, ...]:
+    """The tokens of the words behind a picture, which are the same for nearly all pages."""
+    return tuple(tokenizer.encode(words, add_special_tokens=False))
+
+
+def ready_prompt(tiles: Tiles | StoredTiles, ids: dict[str, int], prompt_ids: Sequence[int], name: str) -> Any:
     """A page as vLLM's engine takes it, nothing left to process: BOS, the picture's places, the prompt, and pixels.
 
     Of stored tiles only their address travels (`vllm_pixels.py`).
