@@ -39,14 +39,14 @@ RTX_3070 = Card("0", "NVIDIA GeForce RTX 3070", 8 * GIB, int(7.5 * GIB))
     [
         (H200, VllmSettings(), Plan(MAX_SEQS, 16384, 0.9, "", 4)),
         (H200, VllmSettings(preset="24gb"), Plan(100, 4096, 0.1545, "", 2)),
-        (H200, VllmSettings(preset="8gb"), Plan(10, 4096, 0.051, "fp8")),
+        (H200, VllmSettings(preset="8gb"), Plan(10, 2048, 0.0456, "fp8")),
         (L4, VllmSettings(), Plan(100, 4096, 0.9, "", 2)),
-        (RTX_3070, VllmSettings(), Plan(10, 4096, 0.9187, "fp8")),
+        (RTX_3070, VllmSettings(), Plan(10, 2048, 0.8, "fp8")),
         (H200, VllmSettings(max_num_seqs=7), Plan(7, 16384, 0.9, "", 4)),
         (H200, VllmSettings(max_num_batched_tokens=4096), Plan(MAX_SEQS, 4096, 0.9, "", 4)),
         (H200, VllmSettings(gpu_memory_utilization=0.5), Plan(510, 16384, 0.5, "", 4)),
         (H200, VllmSettings(quantization="fp8"), Plan(MAX_SEQS, 16384, 0.9, "fp8", 4)),
-        (L4, VllmSettings(preset="8gb", quantization="none", gpu_memory_utilization=0.5), Plan(10, 4096, 0.5, "")),
+        (L4, VllmSettings(preset="8gb", quantization="none", gpu_memory_utilization=0.5), Plan(10, 2048, 0.5, "")),
     ],
     ids=[
         "H200", "H200 as 24gb", "H200 as 8gb", "L4", "RTX 3070", "own sequences", "own tokens", "own share", "own fp8",

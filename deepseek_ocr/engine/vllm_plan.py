@@ -26,6 +26,8 @@ PAGE_TOKENS: Final = 2048
 #: Page pictures that one step may encode cost this much for each of them (gundam, A4), and the rest of a step.
 ENCODER_BYTES_PER_PAGE: Final = 0.15 * GIB
 STEP_BYTES: Final = 1.0 * GIB
+#: CUDA itself and the graphs, beside what vLLM is given (H200, preset 8gb: 8425 MiB in use where 7300 were given).
+BESIDE_BYTES: Final = 1.1 * GIB
 #: Sequences at which an H200 is kept busy although one thread schedules all of them (bench/LOG.md).
 MAX_SEQS: Final = 896
 #: Steps that take in so many pages at once, prompts included, are still recorded as graphs.
@@ -113,8 +115,8 @@ class _Sizes:
 #: Asked for on a larger card, a preset takes no more than the card it is named after has.
 _PRESETS: Final = {
     "24gb": _Sizes(24 * GIB, 100, 4096, 0.9, "", 2),
-    # The weights alone are 6.2 GiB in bf16; a card that is sold with 8 GB leaves about 7.5 GiB.
-    "8gb": _Sizes(7.5 * GIB, 10, 4096, 0.95, "fp8", 1),
+    # The weights alone are 6.2 GiB in bf16; a card that is sold with 8 GB leaves about 7.5 GiB, BESIDE_BYTES included.
+    "8gb": _Sizes(7.5 * GIB, 10, 2048, 0.85, "fp8", 1),
 }
 #: Below so much free memory `auto` is the preset for small cards.
 _SMALL: Final = 14 * GIB
@@ -134,7 +136,7 @@ def plan_for(card: Card, settings: VllmSettings) -> Plan:
         sizes = _Sizes(card.total, 0, _LARGE_STEP_TOKENS, 0.9, "", 4)
     quantization = {"": sizes.quantization, "none": ""}.get(settings.quantization, settings.quantization)
     tokens = settings.max_num_batched_tokens or sizes.max_num_batched_tokens
-    share = settings.gpu_memory_utilization or min(sizes.share * sizes.memory, 0.98 * card.free) / card.total
+    share = settings.gpu_memory_utilization or min(sizes.share * sizes.memory, card.free - BESIDE_BYTES) / card.total
     steps = STEP_BYTES + tokens / 903 * ENCODER_BYTES_PER_PAGE
     left = share * card.total - WEIGHTS_BYTES[quantization] - steps
     fitting = int(left / (PAGE_TOKENS * KV_BYTES_PER_TOKEN))
