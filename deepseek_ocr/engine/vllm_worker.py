@@ -6,13 +6,15 @@ Residual risk: both things are vLLM's inner ones, the same in 0.25.1 and 0.28.0.
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from vllm.multimodal.utils import get_mm_features_in_window
-from vllm.v1.worker import gpu_model_runner
+import torch
+from vllm.v1.worker.gpu_model_runner import PIN_MEMORY
 
 if TYPE_CHECKING:
-    from vllm.multimodal.inputs import MultiModalFeatureSpec
+    from vllm.v1.core.sched.output import SchedulerOutput
 
 
 class PageWorker:
@@ -26,16 +28,44 @@ class PageWorker:
 
         vLLM assumes of every processor that is not its own that it wants the ids of the last step on the host, and
         waits for them before it lets the processors run: ours does not.  And it looks at each step for the picture of
-        each page, with two bisections over a list of one.
+        each page.
         """
-        self.model_runner.input_batch.logitsprocs_need_output_token_ids = False
-        gpu_model_runner.get_mm_features_in_window = features_in_window
+        runner = self.model_runner
+        runner.input_batch.logitsprocs_need_output_token_ids = False
+        runner._gather_mm_embeddings = functools.partial(embeddings_of_step, runner)  # noqa: SLF001 - its caller's name
 
 
-def features_in_window(features: list[MultiModalFeatureSpec], start: int, end: int) -> tuple[int, int]:
-    """Which pictures of a prompt lie in these tokens, first and behind the last, as vLLM's own says."""
-    if len(features) != 1:
-        found: tuple[int, int] = get_mm_features_in_window(features, start, end)
-        return found
-    place = features[0].mm_position
-    return int(place.offset + place.length <= start), int(place.offset < end)
+class _Only:
+    """A runner that has these requests alone in its batch."""
+
+    def __init__(self, runner: Any, names: list[str]) -> None:
+        self._runner = runner
+        self.input_batch = SimpleNamespace(req_ids=names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def embeddings_of_step(
+    runner: Any, scheduled: SchedulerOutput, shift_computed_tokens: int = 0
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The embeddings of a step's pictures, each (tokens, dim), and which of all its tokens they are for (tokens,).
+
+    vLLM's own search, among the requests whose prompt is not done: pictures stand nowhere else.
+    """
+    counts: dict[str, int] = scheduled.num_scheduled_tokens
+    starts, end = {}, 0
+    for name in runner.input_batch.req_ids:
+        request = runner.requests[name]
+        if request.num_computed_tokens < request.num_prompt_tokens:
+            starts[name] = end
+        end += counts[name]
+    mask = torch.zeros(scheduled.total_num_scheduled_tokens, dtype=torch.bool, pin_memory=PIN_MEMORY)
+    if not starts:
+        return [], mask
+    part = SimpleNamespace(num_scheduled_tokens=counts, total_num_scheduled_tokens=sum(counts[name] for name in starts))
+    search = type(runner)._gather_mm_embeddings  # noqa: SLF001 - as above
+    embeddings, found = search(_Only(runner, list(starts)), part, shift_computed_tokens)
+    for (name, start), of_one in zip(starts.items(), found.split([counts[name] for name in starts]), strict=True):
+        mask[start : start + counts[name]] = of_one
+    return embeddings, mask
