@@ -24,6 +24,7 @@ from deepseek_ocr.errors import WorkerDied, WorkerTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from multiprocessing.process import BaseProcess
 
 P = ParamSpec("P")
@@ -117,7 +118,7 @@ class ProcessPool:
             # One that died while it was idle may not have been noticed by its executor yet.
             with contextlib.suppress(BrokenProcessPool):
                 if worker.pids():
-                    return asyncio.wrap_future(worker.executor.submit(function, *args, **kwargs))
+                    return _awaitable(worker.executor.submit(function, *args, **kwargs))
             self._discard(worker)
             worker.calls = 1
         # spawn: the daemon has threads, and forking a threaded process can deadlock the child.
@@ -132,7 +133,7 @@ class ProcessPool:
         # The process has its own end of the pipe now.  As long as this one could write, too, the executor's thread
         # would wait for ever for the rest of an answer in the middle of which the process dies.
         worker.executor._result_queue._writer.close()  # type: ignore[attr-defined] # noqa: SLF001
-        return asyncio.wrap_future(answer)
+        return _awaitable(answer)
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.discard(worker)
@@ -160,6 +161,15 @@ class _Worker:
             self.executor.shutdown(wait=False, cancel_futures=True)
         self.executor = None
         self.calls = 0
+
+
+def _awaitable(answer: Future[T]) -> asyncio.Future[T]:
+    """A call that is given up is not cancelled, but its process killed.
+
+    The executor's own thread dies of a cancelled call when the process does (Python 3.11), and others wait for it.
+    """
+    answer.cancel = lambda: False  # type: ignore[method-assign]
+    return asyncio.wrap_future(answer)
 
 
 def _initialize(parent_pid: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:

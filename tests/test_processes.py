@@ -11,6 +11,8 @@ import signal
 import struct
 import subprocess
 import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deepseek_ocr.errors import Corrupt, WorkerDied, WorkerTimeout
-from deepseek_ocr.processes import ProcessPool
+from deepseek_ocr.processes import ProcessPool, _awaitable
 from tests.conftest import eventually, wait_until
 
 if TYPE_CHECKING:
@@ -264,3 +266,13 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
         assert len(pids) == 2
         parent.kill()
         wait_until(lambda: not any(map(runs, pids)))
+
+
+async def test_a_call_that_is_given_up_is_not_cancelled() -> None:
+    """The executor's thread can still say that its process died, once that has been killed."""
+    answer: Future[int] = Future()
+    waiting = _awaitable(answer)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    answer.set_exception(BrokenProcessPool())
