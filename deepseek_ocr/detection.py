@@ -58,7 +58,7 @@ def _at_once(detector: Any, image: Image) -> list[Quad]:
 
 
 def _prepared(detector: Any, image: Image) -> NDArray[np.float32] | None:
-    """What the network takes, (1, 3, height, width); None of an image that is too narrow.
+    """What the network takes, (1, 3, height, width); None of an image that is too narrow or too low.
 
     The figures are RapidOCR's, but looked up: it computes each of them, in float64 (0.1 s for a page).
     """

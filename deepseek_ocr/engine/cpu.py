@@ -212,8 +212,9 @@ def _initialize_worker() -> None:
 
     cv2.setNumThreads(1)
     libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, ctypes.c_int(MMAP_BYTES))
-    libc.mallopt(M_TRIM_THRESHOLD, ctypes.c_int(KEPT_BYTES))
+    # Other C libraries have none, and old ones refuse so high a threshold: then the second alone would do harm.
+    if hasattr(libc, "mallopt") and libc.mallopt(M_MMAP_THRESHOLD, MMAP_BYTES):
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _warm_up(detection: Path, recognition: Path) -> tuple[str, ...]:

@@ -136,7 +136,10 @@ def plan_for(card: Card, settings: VllmSettings) -> Plan:
         sizes = _Sizes(card.total, 0, _LARGE_STEP_TOKENS, 0.9, "", 4)
     quantization = {"": sizes.quantization, "none": ""}.get(settings.quantization, settings.quantization)
     tokens = settings.max_num_batched_tokens or sizes.max_num_batched_tokens
-    share = settings.gpu_memory_utilization or min(sizes.share * sizes.memory, card.free - BESIDE_BYTES) / card.total
+    share = (
+        settings.gpu_memory_utilization
+        or min(sizes.share * sizes.memory, max(0, card.free - BESIDE_BYTES)) / card.total
+    )
     steps = STEP_BYTES + tokens / 903 * ENCODER_BYTES_PER_PAGE
     left = share * card.total - WEIGHTS_BYTES[quantization] - steps
     fitting = int(left / (PAGE_TOKENS * KV_BYTES_PER_TOKEN))

@@ -10,7 +10,8 @@ schedules and reports all others beside them.
 
 Left to others: everything else, the order included.
 Residual risks: what is changed is the same in 0.25.1 and 0.28.0, but vLLM says of this interface that it may change;
-probabilities of tokens that are held back are lost, which nobody asks for.
+probabilities of tokens that are held back are lost, which nobody asks for; nobody resets the prefix cache under running
+requests, whose late tokens would have to be dropped.
 """
 
 from __future__ import annotations
@@ -184,7 +185,8 @@ class _ForPages(Scheduler):
         just what is done here: it notes the token, takes back the placeholder, and counts the token as arrived (0.28).
         """
         counts: dict[str, int] = scheduled.num_scheduled_tokens
-        if scheduled.scheduled_spec_decode_tokens or made.kv_connector_output or made.num_nans_in_logits:
+        more = made.kv_connector_output or made.num_nans_in_logits or made.routed_experts is not None
+        if scheduled.scheduled_spec_decode_tokens or more:
             return counts
         requests, answers, running = self.requests, self._answers, RequestStatus.RUNNING
         sampled, indices = made.sampled_token_ids, made.req_id_to_index

@@ -1,7 +1,8 @@
 """What is different in vLLM's worker, where hundreds of pages at once leave its one thread no time to waste.
 
 Left to others: the rest (vLLM), the guard (`vllm_guard.py`), the model (`vllm_model.py`).
-Residual risk: both things are vLLM's inner ones, the same in 0.25.1 and 0.28.0.
+Residual risk: both things are vLLM's inner ones, called alike in 0.25.1 and 0.28.0; its search must set no attribute of
+the runner, and does not.
 """
 
 from __future__ import annotations
