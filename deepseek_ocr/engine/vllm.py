@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
-#: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
+#: An engine that is told to stop gets so long, and its core before it is killed, which frees all that its end does.
 STOP_S: Final = 10.0
+CORE_STOP_S: Final = 1.0
 WATCH_EVERY_S: Final = 1.0
 #: What is asked before anything is promised: a small page, and a few tokens of answer.
 WARM_UP_TOKENS: Final = 4
@@ -132,13 +133,9 @@ class VllmEngine:
         os.environ[plugin.PARENT_VARIABLE] = str(os.getpid())
         # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-        wanted = {
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output belongs to what a command prints
-        }
-        for name, value in wanted.items():
+        # Standard output belongs to what a command prints.
+        logging = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+        for name, value in {**logging, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}.items():
             os.environ.setdefault(name, value)
 
     async def _wait_for_memory(self) -> None:
@@ -182,7 +179,8 @@ class VllmEngine:
             "disable_log_stats": True,
         }
         if self._card is None:
-            arguments |= {"enforce_eager": True}
+            # The model runs in the core's own process, as it does on a card.
+            arguments |= {"enforce_eager": True, "distributed_executor_backend": plugin.ONE_PROCESS}
         else:
             arguments |= {"gpu_memory_utilization": self.plan.gpu_memory_utilization}
             arguments |= {"compilation_config": {"cudagraph_capture_sizes": capture_sizes(self.plan)}}
@@ -248,9 +246,12 @@ class VllmEngine:
             self._watch = None
         engine, self._engine = self._engine, None
         if engine is not None:
+            # vLLM ends its reader of answers last, which may take the core's end for a fault and say so.
+            if engine.output_handler is not None and not self._in_flight:
+                engine.output_handler.cancel()
             # A dead engine's own shutdown may raise or wait; what is left is killed below.
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(asyncio.to_thread(engine.shutdown), STOP_S)
+                await asyncio.wait_for(asyncio.to_thread(engine.shutdown, CORE_STOP_S), STOP_S)
         await asyncio.to_thread(kill_cores, self._processes)
         self._processes = []
 
