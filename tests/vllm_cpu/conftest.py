@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from deepseek_ocr.engine.vllm_plugin import ONE_PROCESS
 from deepseek_ocr.prompt import IMAGE_TOKEN, Options, prompt_for
-from tests.vllm_cpu.plugin import shallow_towers
+from tests.vllm_cpu.plugin import tiny_towers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +30,6 @@ HAVE_VLLM = importlib.util.find_spec("vllm") is not None
 HERE = Path(__file__).parent
 #: A test that starts an engine; others are done in a tenth of it, on two cores.
 TIMEOUT_S = 240
-#: Results in float32 differ with the number of threads.
 THREADS = 2
 
 if not HAVE_VLLM:
@@ -48,7 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", f"ignore:{leak}:ResourceWarning")
     warnings.filterwarnings("ignore", leak, ResourceWarning)
     cpus = sorted(os.sched_getaffinity(0))[:THREADS]
+    config.addinivalue_line("markers", "last: ends what the other tests of its file share, so it comes after them")
     os.environ |= {
+        # Results in float32 differ with the number of threads.
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus)),
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; its default is a share of the machine's memory
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # pytest has threads, and torch's do not survive a fork
@@ -65,7 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of this folder may take longer than others."""
+    """The tests of this folder may take longer than others, and some come last in their file."""
+    files = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (files[item.path], item.get_closest_marker("last") is not None))
     for item in items:
         if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
@@ -73,10 +77,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random DeepSeek-OCR; from now on vLLM builds shallow towers, as its weights are for."""
+    """A tiny random DeepSeek-OCR; from now on vLLM builds tiny towers, as its weights are for."""
     from tests.vllm_cpu.tiny_model import build  # noqa: PLC0415 - imports torch
 
-    os.environ[shallow_towers.VARIABLE] = "1"
+    os.environ[tiny_towers.VARIABLE] = "1"
     return build(tmp_path_factory.mktemp("tiny") / "DeepSeek-OCR")
 
 
@@ -167,6 +171,7 @@ async def upstream(model_folder: Path, pictures: dict[str, Image.Image]) -> Asyn
             mm_processor_cache_gb=0,
             limit_mm_per_prompt={"image": 1},
             logits_processors=[NGramPerReqLogitsProcessor],
+            distributed_executor_backend=ONE_PROCESS,
             seed=0,
         )
     )

@@ -19,6 +19,7 @@ import httpx2
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.openai import OpenAIEngine
 from deepseek_ocr.engine.openai_config import OpenAISettings
+from deepseek_ocr.engine.vllm_plugin import ONE_PROCESS
 from deepseek_ocr.prompt import Options
 from tests.conftest import wait_until
 
@@ -33,7 +34,10 @@ PUBLISHED_FLAGS = [
     "--logits-processors", "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor",
     "--no-enable-prefix-caching", "--mm-processor-cache-gb", "0",
 ]  # fmt: skip
-TINY_FLAGS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "8", "--seed", "0"]
+TINY_FLAGS = [
+    "--dtype", "float32", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "8", "--seed", "0",
+    "--distributed-executor-backend", ONE_PROCESS,
+]  # fmt: skip
 START_S = 150
 #: A page that takes a while, so that it can be broken off.
 LONG = Options(max_tokens=1500)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -31,7 +32,7 @@ def model(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model whose answers end."""
     from tests.vllm_cpu.tiny_model import build  # noqa: PLC0415 - imports torch
 
-    del model_folder  # it tells vLLM of shallow towers
+    del model_folder  # it tells vLLM of tiny towers
     return build(tmp_path_factory.mktemp("ends") / "DeepSeek-OCR", ends_soon=True)
 
 
@@ -57,13 +58,19 @@ def engine_core(service: Service) -> Any:
     return core
 
 
-def left_of(processes: list[Any]) -> list[Any]:
-    """Those that still run; Python's own helpers take a moment to see that nobody needs them any more.
+def wait_until_gone(processes: list[Any]) -> None:
+    """Python's own helpers take a moment to see that nobody needs them any more.
 
     One whose parent was killed belongs to the first process of the machine, which may never look at its end.
     """
-    _, left = psutil.wait_procs(processes, timeout=GONE_S)
-    return [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    wait_until(lambda: not any(map(is_alive, processes)), GONE_S, lambda: str([*filter(is_alive, processes)]))
+
+
+def is_alive(process: Any) -> bool:
+    """Whether it still runs."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 @pytest.mark.timeout(TIMEOUT_S + START_S + READ_S)
@@ -105,7 +112,7 @@ def test_no_document_is_lost_when_the_engine_is_killed(service: Service, model: 
 
     processes += psutil.Process(service.pid).children(recursive=True)
     assert service.stop() == 0
-    assert not left_of(processes)
+    wait_until_gone(processes)
 
 
 @pytest.mark.timeout(TIMEOUT_S + START_S)
@@ -116,7 +123,7 @@ def test_a_killed_service_leaves_no_engine_on_the_card(service: Service, model: 
     processes = psutil.Process(service.pid).children(recursive=True)
     assert engine_core(service) in processes
     service.kill()
-    assert not left_of(processes)
+    wait_until_gone(processes)
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path, model: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deepseek_ocr.completion import PageImage
-from deepseek_ocr.errors import PageError
+from deepseek_ocr.errors import EngineDeadError, PageError
 from deepseek_ocr.prompt import Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import grid_for, token_count
 from tests.vllm_cpu.serve import LONG, MODEL, VllmServe, engine_for, page
@@ -101,3 +101,16 @@ async def test_a_page_given_up_is_not_read_on(server: VllmServe, pictures: dict[
         with pytest.raises(asyncio.CancelledError):
             await reading
         await server.works_on(0)
+
+
+@pytest.mark.last
+async def test_a_killed_core_is_a_dead_engine(server: VllmServe, pictures: dict[str, Image.Image]) -> None:
+    """Pages in flight raise for the engine, not for themselves."""
+    async with engine_for(server) as engine:
+        pages = [asyncio.create_task(engine.recognize(page(pictures["small"]), LONG)) for _ in range(2)]
+        # The second may come so late to the model that the first is done: either way both are in flight.
+        await server.works_on(1)
+        server.kill_core()
+        found = await asyncio.gather(*pages, return_exceptions=True)
+        assert [type(error) for error in found] == [EngineDeadError] * len(pages), found
+        assert not engine.health().ok

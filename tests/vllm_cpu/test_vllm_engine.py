@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections import defaultdict
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -47,12 +45,14 @@ pytestmark = session_loop
 #: The rule as published (vLLM recipes, DeepSeek-OCR.md), and one that forbids nothing in what is read here.
 GUARD = request_args([TABLE["<td>"], TABLE["</td>"]])
 NO_GUARD: dict[str, object] = {}
+#: Made up, as most of this vocabulary.
+SEVEN_WORDS = [*range(50_000, 50_007)]
 #: Tokens of the words that stand behind the picture: this tokenizer has one for each byte, and one for <|grounding|>.
 WORDS = len("\nConvert the document to markdown.") + 1
 #: An answer that ends with the context, minutes later: pages that are to be broken off.
 ENDLESS = Options()
-#: How long those who wait may wait for the news that the engine is dead.
-NEWS_S = 5.0
+#: Those who wait hear of a dead engine; vLLM itself would let them wait for ever.
+NEWS_S = 60.0
 
 
 class Tapped(VllmEngine):
@@ -102,21 +102,15 @@ class Tapped(VllmEngine):
         return ids
 
 
-@asynccontextmanager
-async def started(engine: Tapped) -> AsyncIterator[Tapped]:
-    """Started, and stopped at the end."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def resident(model_folder: Path) -> AsyncIterator[Tapped]:
+    """One engine for all tests that leave it alive, and the last."""
+    engine = Tapped(model_folder)
     await engine.start()
     try:
         yield engine
     finally:
         await engine.stop()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def resident(model_folder: Path) -> AsyncIterator[Tapped]:
-    """One engine for all tests that leave it alive."""
-    async with started(Tapped(model_folder)) as engine:
-        yield engine
 
 
 @pytest.fixture
@@ -235,12 +229,9 @@ async def test_a_page_given_up_leaves_the_engine_to_others(engine: Tapped, pictu
     await asyncio.wait(reading)
 
 
-async def test_a_loop_is_given_up_while_it_streams(
-    engine: Tapped, model_folder: Path, pictures: dict[str, Image.Image]
-) -> None:
-    """With a few letters and no guard random weights stammer: the page comes back long before its context is full."""
-    tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
-    engine.guard, engine.allowed = NO_GUARD, tokenizer.encode("the quay", add_special_tokens=False).ids
+async def test_a_loop_is_given_up_while_it_streams(engine: Tapped, pictures: dict[str, Image.Image]) -> None:
+    """With a few words and no guard random weights stammer: the page comes back long before its context is full."""
+    engine.guard, engine.allowed = NO_GUARD, SEVEN_WORDS
     try:
         done = await attempt.recognize(engine, engine.page(pictures["small"], Mode.TINY), ENDLESS)
     finally:
@@ -263,26 +254,31 @@ async def test_what_vllm_refuses_is_this_pages_fault(engine: Tapped, pictures: d
     assert len(await engine.ids(pictures["small"], 2)) == 2
 
 
-async def test_the_loop_turns_while_pages_are_handed_over(engine: Tapped, pictures: dict[str, Image.Image]) -> None:
-    """Between two turns of the loop lies little work, in processor time: the machine may be busy with other things."""
-    pages = [engine.page(pictures["a4"]) for _ in range(engine.plan.max_num_seqs)]
-    longest = 0.0
+async def test_the_loop_turns_between_pages_that_are_handed_over(
+    engine: Tapped, pictures: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are ready at once, yet others have their turn after each."""
+    turns = 0
+    handed_over_at: list[int] = []
+    make = engine._prompt  # noqa: SLF001 - called once for each page, on its way to vLLM
+
+    async def noted(*arguments: Any) -> Any:
+        handed_over_at.append(turns)
+        return await make(*arguments)
 
     async def turn() -> None:
-        nonlocal longest
+        nonlocal turns
         while True:
-            before = time.thread_time()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.thread_time() - before)
+            await asyncio.sleep(0)
+            turns += 1
 
+    monkeypatch.setattr(engine, "_prompt", noted)
+    pages = [engine.page(pictures["a4"], Mode.TINY) for _ in range(engine.plan.max_num_seqs)]
     turning = asyncio.create_task(turn())
-    reading = [asyncio.create_task(engine.recognize(page, ENDLESS)) for page in pages]
-    # Not until all are read, which takes long here: vLLM takes in all before it reads the last.
-    await eventually(lambda: engine.answer_ids[pages[0].page_index], timeout_s=60)
-    for task in (turning, *reading):
-        task.cancel()
-    await asyncio.wait(reading)
-    assert longest < 0.1, f"{longest:.3f} s; vLLM's own preprocessing of one such page takes more"
+    await asyncio.gather(*(engine.recognize(page, Options(max_tokens=1)) for page in pages))
+    turning.cancel()
+    assert len(handed_over_at) == len(pages)
+    assert handed_over_at == sorted(set(handed_over_at))
 
 
 async def test_a_start_that_is_given_up_leaves_nothing(model_folder: Path) -> None:
@@ -298,35 +294,32 @@ async def test_a_start_that_is_given_up_leaves_nothing(model_folder: Path) -> No
     assert not engine.health().ok
 
 
+@pytest.mark.last
 async def test_a_dead_engine_says_so_leaves_and_starts_again(
-    resident: Tapped, model_folder: Path, pictures: dict[str, Image.Image]
+    engine: Tapped, upstream: Upstream, pictures: dict[str, Image.Image]
 ) -> None:
     """Killed, or stopped in its tracks: all pages that wait hear of it, its processes go, and it can be started anew.
 
     The engine beside it in the same process goes on: `stop` ended the cores of all engines once.
     """
-    engine = Tapped(model_folder)
-    async with started(engine):
-        expected = await engine.ids(pictures["small"], 8)
-        errors, seconds = await die(engine, pictures["small"], lambda processes: processes[-1].kill())
-        assert errors == ["vLLM's engine core died: its process ended or failed; its lines tell more"] * 3
-        assert seconds < NEWS_S
+    expected = await engine.ids(pictures["small"], 8)
+    errors = await die(engine, pictures["small"], lambda processes: processes[-1].kill())
+    assert errors == ["vLLM's engine core died: its process ended or failed; its lines tell more"] * 3
 
-    async with started(engine):
-        assert await engine.ids(pictures["small"], 8) == expected
+    await engine.start()
+    assert await engine.ids(pictures["small"], 8) == expected
 
-        def freeze(processes: list[Any]) -> None:
-            for process in processes:
-                process.suspend()
-            engine.settings = replace(engine.settings, hang_s=1.0)
+    def freeze(processes: list[Any]) -> None:
+        for process in processes:
+            process.suspend()
+        engine.settings = replace(engine.settings, hang_s=1.0)
 
-        errors, seconds = await die(engine, pictures["small"], freeze)
-        (error,) = set(errors)
-        assert error.startswith("vLLM's engine core died: hung: no token for ")
-        assert error.endswith(" s with 3 pages in flight")
-        assert seconds < 1.0 + NEWS_S
+    errors = await die(engine, pictures["small"], freeze)
+    (error,) = set(errors)
+    assert error.startswith("vLLM's engine core died: hung: no token for ")
+    assert error.endswith(" s with 3 pages in flight")
     assert engine.health().detail == "stopped"
-    assert len(await resident.ids(pictures["small"], 8)) == 8
+    assert len((await upstream.read(pictures["small"], max_tokens=8)).ids) == 8
 
 
 async def begin(engine: Tapped, picture: Image.Image, count: int) -> list[asyncio.Task[Completion]]:
@@ -337,21 +330,19 @@ async def begin(engine: Tapped, picture: Image.Image, count: int) -> list[asynci
     return reading
 
 
-async def die(engine: Tapped, picture: Image.Image, strike: Callable[[list[Any]], object]) -> tuple[list[str], float]:
-    """Strike the core and its worker while they read; what pages heard of it, and when.  Then nothing is left."""
+async def die(engine: Tapped, picture: Image.Image, strike: Callable[[list[Any]], object]) -> list[str]:
+    """Strike the core while it reads; what pages heard of it.  Then nothing is left."""
     reading = await begin(engine, picture, 3)
     processes = list(engine._processes)  # noqa: SLF001 - vLLM names its processes nowhere else
-    assert len(processes) == 2, "the core, and a worker"
+    assert len(processes) == 1, "the core"
     strike(processes)
-    struck = time.monotonic()
-    done, _ = await asyncio.wait(reading, timeout=30)
-    seconds = time.monotonic() - struck
+    done, _ = await asyncio.wait(reading, timeout=NEWS_S)
     errors = [page.exception() for page in done]
     assert [type(error) for error in errors] == [EngineDeadError] * len(reading), errors
     assert not engine.health().ok
     await engine.stop()
     assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    return [str(error) for error in errors], seconds
+    return [str(error) for error in errors]
 
 
 async def test_a_foreign_tokenizer_is_refused(model_folder: Path, tmp_path: Path) -> None:

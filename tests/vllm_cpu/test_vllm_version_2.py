@@ -45,7 +45,7 @@ async def engine(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     """One that has read its warm-up page."""
     from tests.vllm_cpu.tiny_model import build_version_2  # noqa: PLC0415 - imports torch
 
-    del model_folder  # it tells vLLM of shallow towers
+    del model_folder  # it tells vLLM of tiny towers
     engine = Dummy(str(build_version_2(tmp_path_factory.mktemp("second") / "DeepSeek-OCR-2")))
     await engine.start()
     yield engine
