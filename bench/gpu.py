@@ -23,11 +23,14 @@ import time
 from datetime import datetime
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import gpu_presets, gpu_scaling
 from bench.gpu_documents import PICTURES, write_pdf, write_pictures
 from bench.gpu_stages import LATENCY_TOKENS, LATENCY_TRIES, figures_of, report, window
+
+if TYPE_CHECKING:
+    from bench.service import Service
 
 #: Times the recipe, and pages a second.
 BAR, RATE_BAR = 3.0, 20.0
@@ -188,7 +191,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             shutil.copyfile(path, drop / f"{number:05}{path.suffix}")
         begun = time.perf_counter()
         one.start()
-        figures: dict[str, Any] = {"start_s": time.perf_counter() - begun, "memory_at_start_mb": one.memory_mb()}
+        figures: dict[str, Any] = {"start_s": time.perf_counter() - begun, "memory_at_start_mb": memory_of(one)}
         dropped = time.perf_counter()
         for path in sorted(drop.iterdir()):
             path.rename(one.root / "inbox" / path.name)
@@ -201,14 +204,14 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             one.wait(lambda: one.events("engine.revived"), 300, "the engine is back")
             figures["engine_back_s"] = moment(one.events("engine.revived")[0]) - killed
         marks: list[tuple[float, int]] = []
-        #: (documents, MB); it costs a while to ask for, so only now and then.
-        memory: list[tuple[int, int]] = []
+        #: (documents, MB by part); it costs a while to ask for, so only now and then.
+        memory: list[tuple[int, dict[str, int]]] = []
 
         def done() -> bool:
             finished = one.finished()
             marks.append((time.perf_counter(), finished))
             if finished >= len(memory) * count // 8:
-                memory.append((finished, round(one.memory_mb())))
+                memory.append((finished, memory_of(one)))
             return finished >= count
 
         one.wait(done, 560, "all are read")
@@ -244,6 +247,12 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             memory_mb=memory,
             **figures, **replay(folder / "ids.jsonl"),
         )  # fmt: skip
+
+
+def memory_of(one: Service) -> dict[str, int]:
+    """What each part of it takes now, and all together, in megabytes."""
+    parts = one.memory_mb()
+    return {name: round(megabytes) for name, megabytes in (parts | {"all": sum(parts.values())}).items()}
 
 
 def moment(event: dict[str, Any]) -> float:

@@ -100,9 +100,17 @@ class Service:
                     waiting += map(int, children.read_text().split())
         return found
 
-    def memory_mb(self) -> float:
-        """Memory of all its processes, shared pages counted once (PSS), and what lies in tile memory, in megabytes."""
-        return sum(map(pss_mb, self.pids())) + tiles_mb(self.pid)
+    def memory_mb(self) -> dict[str, float]:
+        """Memory of the daemon, of vLLM's processes, of all others and of the tile memory, in megabytes.
+
+        Pages that processes share are counted once (PSS), wherever they lie.
+        """
+        parts = {"daemon": pss_mb(self.pid), "engine": 0.0, "workers": 0.0, "tiles": tiles_mb(self.pid)}
+        for pid in self.pids()[1:]:
+            with contextlib.suppress(OSError):  # ended since
+                is_engine = b"VLLM::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                parts["engine" if is_engine else "workers"] += pss_mb(pid)
+        return parts
 
 
 def pss_mb(pid: int) -> float:
