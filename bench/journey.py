@@ -2,7 +2,7 @@
 
 Bar: at least a third of the rate of the loop.  The loop is one process that calls the same reading and writing
 functions one document after the other: claim, hash, extraction, checkpoint, outputs, publish, line, two commits,
-source to done/, with every fsync.  Prints the ratio first.
+source to done/, with every fsync.  Prints the ratio first, and the memory of the service on the way.
 """
 
 from __future__ import annotations
@@ -108,18 +108,21 @@ def serial(documents: Path, count: int, folder: Path) -> float:
     return rate
 
 
-def daemon(documents: Path, count: int) -> float:
-    """Documents per second of the service, from the first claim to the last account."""
+def daemon(documents: Path, count: int) -> tuple[float, list[float]]:
+    """Documents per second of the service, from the first claim to the last account, and its megabytes on the way."""
     with service(ENGINE__BACKEND="textlayer", WATCH__SETTLE_S="0.3") as one:
         (one.root / "inbox").mkdir(parents=True)
         for path in sorted(documents.iterdir())[:count]:
             shutil.copyfile(path, one.root / "inbox" / path.name)
         one.start()
-        one.wait(lambda: one.finished() == count, 600, "all documents are done")
+        memory = []
+        for part in range(1, 5):
+            one.wait(lambda part=part: one.finished() >= part * count // 4, 600, "all documents are done")  # type: ignore[misc]
+            memory.append(sum(one.memory_mb().values()))
         accounts = one.accounts()
         assert all(line["status"] == "done" for line in accounts)
         took_s: float = max(line["finished_at"] for line in accounts) - min(line["claimed_at"] for line in accounts)
-        return count / took_s
+        return count / took_s, memory
 
 
 def main() -> int:
@@ -138,11 +141,13 @@ def main() -> int:
             root = folder / f"serial-{number}"
             root.mkdir()
             loops.append(serial(documents, arguments.documents, root))
-            services.append(daemon(documents, arguments.documents))
+            rate, memory = daemon(documents, arguments.documents)
+            services.append(rate)
         ratio = max(services) / max(loops)
         print(f"ratio {ratio:.2f} (bar {BAR})")
         print(f"service {', '.join(f'{rate:.0f}' for rate in services)} documents/s")
         print(f"loop    {', '.join(f'{rate:.0f}' for rate in loops)} documents/s")
+        print(f"memory  {', '.join(f'{megabytes:.0f}' for megabytes in memory)} MB after each quarter, all processes")
         return int(ratio < BAR)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -91,7 +91,7 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Load the model and read a first page; raises `EngineStartError` with the remedy."""
-        check_folder(self._model)
+        check_folder(self._model, weights=self.engine_arguments().get("load_format") != "dummy")
         self._state = "starting"
         self._set_environment()
         await self._wait_for_memory()

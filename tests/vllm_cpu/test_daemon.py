@@ -126,7 +126,7 @@ def test_a_killed_service_leaves_no_engine_on_the_card(service: Service, model: 
     wait_until_gone(processes)
 
 
-def test_a_folder_without_weights_is_named(tmp_path: Path, model: Path) -> None:
+def test_weights_of_something_else_are_named(tmp_path: Path, model: Path) -> None:
     """It is found out in vLLM's core: exit code 69, where the cause stands and what it may be, and no result.
 
     vLLM logged to standard output, where programs look for JSON.
@@ -135,13 +135,15 @@ def test_a_folder_without_weights_is_named(tmp_path: Path, model: Path) -> None:
     folder.mkdir()
     for path in model.glob("*.json"):
         (folder / path.name).symlink_to(path)
+    no_tensors = b"{}"
+    (folder / "model.safetensors").write_bytes(len(no_tensors).to_bytes(8, "little") + no_tensors)
     (tmp_path / "scan.png").write_bytes(png(0))
     (tmp_path / "config.toml").write_text(f'[engine]\nmodel = "{folder}"\n', encoding="utf-8")
     python_path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])  # with the plugin of these tests
     arguments = ("ocr", "scan.png", "--engine", "vllm", "--config", "config.toml", "--json")
     result = command(*arguments, cwd=tmp_path, timeout_s=START_S, PYTHONPATH=python_path)
     assert (result.returncode, result.stdout) == (69, "")
-    assert "Cannot find any model weights" in result.stderr
+    assert "weights were not initialized from checkpoint" in result.stderr
     assert "Error: vLLM did not start with " in result.stderr
     assert result.stderr.endswith("or a folder that does not hold the model's weights\n")
 

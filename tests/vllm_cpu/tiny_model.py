@@ -48,7 +48,7 @@ SOON: Final = 2.5
 
 
 def build(folder: Path, *, seed: int = 1, ends_soon: bool = False) -> Path:
-    """Write the folder, 0.2 GB in float32; with `ends_soon` answers have a few dozen tokens, else they hardly end.
+    """Write the folder, 0.15 GB in float32; with `ends_soon` answers have a few dozen tokens, else they hardly end.
 
     With seed 1 the answer for the page "a4" of the tests begins with a loop, so that the guard acts.
     """
