@@ -59,7 +59,7 @@ test-crash: venv
 	$(BIN)/python -m pytest tests/test_crash.py --rounds 100 -rP
 
 bench: venv
-	for name in journey inbox long_pdf latency cpu preprocess grounding; do $(BIN)/python -m bench.$$name || exit 1; done
+	for name in journey inbox long_pdf latency cpu cpu_path preprocess grounding; do $(BIN)/python -m bench.$$name || exit 1; done
 
 check: venv
 	$(BIN)/ruff format --check .
