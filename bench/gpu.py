@@ -251,7 +251,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
 
 def memory_of(one: Service) -> dict[str, int]:
     """What each part of it takes now, and all together, in megabytes."""
-    parts = one.memory_mb()
+    parts = one.memory_parts_mb()
     return {name: round(megabytes) for name, megabytes in (parts | {"all": sum(parts.values())}).items()}
 
 

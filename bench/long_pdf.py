@@ -45,7 +45,7 @@ class Peak(threading.Thread):
     def run(self) -> None:
         """Sample."""
         while not self._stopped.wait(0.1):
-            self.mb = max(self.mb, sum(self._service.memory_mb().values()))
+            self.mb = max(self.mb, sum(self._service.memory_parts_mb().values()))
 
     def stop(self) -> float:
         """End; the peak in megabytes."""

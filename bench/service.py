@@ -90,27 +90,34 @@ class Service:
 
     def pids(self) -> list[int]:
         """The daemon and its worker processes."""
-        found, waiting = [], [self.pid]
-        while waiting:
-            pid = waiting.pop()
-            found.append(pid)
-            # A process is the child of the thread that started it: the engine core of no main thread.
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
-                    waiting += map(int, children.read_text().split())
-        return found
+        return family(self.pid)
 
-    def memory_mb(self) -> dict[str, float]:
-        """Memory of the daemon, of vLLM's processes, of all others and of the tile memory, in megabytes.
+    def memory_parts_mb(self) -> dict[str, float]:
+        """Megabytes of the daemon, of vLLM's engine core with its children, of other processes and of the tile memory.
 
         Pages that processes share are counted once (PSS), wherever they lie.
         """
         parts = {"daemon": pss_mb(self.pid), "engine": 0.0, "workers": 0.0, "tiles": tiles_mb(self.pid)}
+        engine: set[int] = set()
         for pid in self.pids()[1:]:
             with contextlib.suppress(OSError):  # ended since
-                is_engine = b"VLLM::" in Path(f"/proc/{pid}/cmdline").read_bytes()
-                parts["engine" if is_engine else "workers"] += pss_mb(pid)
+                if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    engine.update(family(pid))
+        for pid in self.pids()[1:]:
+            parts["engine" if pid in engine else "workers"] += pss_mb(pid)
         return parts
+
+
+def family(pid: int) -> list[int]:
+    """A process, and all that descend from it."""
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        # A process is the child of the thread that started it: the engine core of no main thread.
+        for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                waiting += map(int, children.read_text().split())
+    return found
 
 
 def pss_mb(pid: int) -> float:

@@ -171,7 +171,7 @@ def test_a_share_that_hangs_does_not_starve_the_watchdog(share: FaultyShare, tmp
         names = dropped(service)
         share.fail("* /root hang:8")
         before = service.manager.count("WATCHDOG=1")
-        wait_until(lambda: service.manager.count("WATCHDOG=1") >= before + 8, 8)
+        wait_until(lambda: service.manager.count("WATCHDOG=1") >= before + 16, 8)
         share.fail()
         all_done(service, names)
         assert service.stop() == 0

@@ -8,23 +8,24 @@ from typing import Any, Final
 
 from deepseek_ocr.errors import EngineStartError
 
-GET_AGAIN: Final = (
-    "download the model again, for example with `hf download deepseek-ai/DeepSeek-OCR --local-dir FOLDER`"
-)
-
-
-#: The kinds of files that vLLM looks for.
+#: Files that vLLM takes weights from; those that lie elsewhere or are called otherwise it does not find.
 WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt")
+#: Which file has which tensor, where there are several; vLLM takes those that it names.
+INDEX: Final = "model.safetensors.index.json"
 #: A header of safetensors begins with its length in bytes, a little-endian number of so many.
 LENGTH_BYTES: Final = 8
 #: No header is longer (the limit of safetensors itself).
 MAX_HEADER_BYTES: Final = 100_000_000
+#: What is raised where a file holds no JSON, or another than is looked for.
+NO_JSON: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+GET_AGAIN: Final = "download the model again, for example with `hf download ID --local-dir FOLDER`"
 
 
 def check_folder(model: str, *, weights: bool = True) -> None:
-    """Raise `EngineStartError` for a folder that does not hold a model, whole; a hub id passes.
+    """Raise `EngineStartError` for a folder that does not hold a model; a hub id passes.
 
-    vLLM finds out what is wrong with the weights in another process, half a minute later, and tells it in its log.
+    Of weights in safetensors, as published, also one that is missing or cut off is found; of others only that there are
+    any.  vLLM finds out in another process, half a minute later, and tells it in its log.
     """
     path = Path(model).expanduser()
     if not (path.is_absolute() or model.startswith((".", "~")) or path.is_dir()):
@@ -40,13 +41,24 @@ def check_folder(model: str, *, weights: bool = True) -> None:
         raise EngineStartError(
             f"engine.model is the folder {path}, and there are no weights in it ({', '.join(WEIGHTS)}); {GET_AGAIN}"
         )
-    for file in path.glob("*.safetensors"):
+    for file in _safetensors(path):
         try:
             is_whole = file.stat().st_size == _length(file)
         except OSError as error:
-            raise EngineStartError(f"{file} cannot be read: {error.strerror}") from error
+            raise EngineStartError(f"{file} cannot be read: {error.strerror}; {GET_AGAIN}") from error
         if not is_whole:
             raise EngineStartError(f"{file} is cut off, or no safetensors file; {GET_AGAIN}")
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """The files of this kind that are read; raises `EngineStartError` where the index is none."""
+    index = folder / INDEX
+    if not index.exists():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        return sorted(folder / name for name in set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (OSError, *NO_JSON) as error:
+        raise EngineStartError(f"{index} cannot be read, or is no index of weights; {GET_AGAIN}") from error
 
 
 def _length(file: Path) -> int | None:
@@ -59,7 +71,7 @@ def _length(file: Path) -> int | None:
             header: dict[str, Any] = json.loads(opened.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             return LENGTH_BYTES + length + max(ends, default=0)
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except NO_JSON:
             return None
 
 

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
-#: An engine that is told to stop gets so long, and its core before it is killed, which frees all that its end does.
+#: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
 STOP_S: Final = 10.0
+#: What a core does at its end takes 5 s and more, and frees no more than a kill does (0.28 on the CPU).
 CORE_STOP_S: Final = 1.0
 WATCH_EVERY_S: Final = 1.0
 #: What is asked before anything is promised: a small page, and a few tokens of answer.
@@ -91,7 +92,8 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Load the model and read a first page; raises `EngineStartError` with the remedy."""
-        check_folder(self._model, weights=self.engine_arguments().get("load_format") != "dummy")
+        dummy = self.engine_arguments().get("load_format") == "dummy"
+        await asyncio.to_thread(check_folder, self._model, weights=not dummy)
         self._state = "starting"
         self._set_environment()
         await self._wait_for_memory()
@@ -133,10 +135,9 @@ class VllmEngine:
         os.environ[plugin.PARENT_VARIABLE] = str(os.getpid())
         # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-        # Standard output belongs to what a command prints.
-        logging = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
-        for name, value in {**logging, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}.items():
+        for name, value in {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}.items():
             os.environ.setdefault(name, value)
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is a command's own
 
     async def _wait_for_memory(self) -> None:
         """Until the card has what the plan takes; an engine that just died may still hold it."""
@@ -368,10 +369,9 @@ class VllmEngine:
 
     def health(self) -> Health:
         """Whether it reads, and with how many pages in flight."""
-        engine = self._engine
-        if engine is None or self._state != "ready":
+        if self._engine is None or self._state != "ready":
             return Health(ok=False, detail=self._state)
-        if engine.errored:
+        if self._engine.errored:
             return Health(ok=False, detail="vLLM's engine core is dead")
         return Health(ok=True, detail=f"{self._in_flight} pages in flight; {self.plan}")
 

@@ -32,7 +32,8 @@ STEPWISE_SCHEDULER: Final = "deepseek_ocr.engine.vllm_scheduler.StepwisePageSche
 #: The guard against repetition as vLLM loads it, and what its worker can do beside its own.
 GUARD: Final = "deepseek_ocr.engine.vllm_guard:NoRepeatGuard"
 WORKER: Final = "deepseek_ocr.engine.vllm_worker.PageWorker"
-#: vLLM's own way to run a model on one card.  On the CPU it starts another process instead where it is asked for "uni".
+#: vLLM's own way to run a model on one card.  Asked for "uni" on the CPU it starts another process instead, to bind its
+#: threads to cores; by this name it does not, and OMP_NUM_THREADS says how many there are.
 ONE_PROCESS: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 

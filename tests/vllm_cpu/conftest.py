@@ -30,6 +30,7 @@ HAVE_VLLM = importlib.util.find_spec("vllm") is not None
 HERE = Path(__file__).parent
 #: A test that starts an engine; others are done in a tenth of it, on two cores.
 TIMEOUT_S = 240
+#: Results in float32 differ with the number of threads.
 THREADS = 2
 
 if not HAVE_VLLM:
@@ -47,11 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     leak = ".*[Uu]nclosed (context|socket) <zmq"
     config.addinivalue_line("filterwarnings", f"ignore:{leak}:ResourceWarning")
     warnings.filterwarnings("ignore", leak, ResourceWarning)
-    cpus = sorted(os.sched_getaffinity(0))[:THREADS]
-    config.addinivalue_line("markers", "last: ends what the other tests of its file share, so it comes after them")
     os.environ |= {
-        # Results in float32 differ with the number of threads.
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus)),
+        "OMP_NUM_THREADS": str(THREADS),
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; its default is a share of the machine's memory
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # pytest has threads, and torch's do not survive a fork
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -70,6 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of this folder may take longer than others, and some come last in their file."""
     files = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
     items.sort(key=lambda item: (files[item.path], item.get_closest_marker("last") is not None))
+    # tests/conftest.py sorts after this, by `slow` alone: no test is both.
     for item in items:
         if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))

@@ -24,7 +24,7 @@ from deepseek_ocr.prompt import Options
 from tests.conftest import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Container
 
     from PIL import Image
 
@@ -97,11 +97,14 @@ class VllmServe:
         lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
         return float(lines[0].split()[-1])
 
-    async def works_on(self, count: int, timeout_s: float = 100.0) -> None:
-        """Wait until it does; asked now and then and off the loop, as each answer costs the server time."""
+    async def works_on(self, counts: Container[float], timeout_s: float = 100.0) -> None:
+        """Wait until it works on one of these numbers of requests.
+
+        It is asked now and then and off the loop, as each answer costs the server time.
+        """
         async with asyncio.timeout(timeout_s):
             # Another process has no event for us.
-            while await asyncio.to_thread(self.running) != count:  # noqa: ASYNC110
+            while await asyncio.to_thread(self.running) not in counts:  # noqa: ASYNC110
                 await asyncio.sleep(ASK_EVERY_S)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from deepseek_ocr import attempt
 from deepseek_ocr.completion import PageImage
-from deepseek_ocr.engine.vllm import VllmEngine
+from deepseek_ocr.engine.vllm import CORE_STOP_S, VllmEngine
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS
 from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.engine.vllm_processes import core_processes
@@ -51,7 +51,7 @@ SEVEN_WORDS = [*range(50_000, 50_007)]
 WORDS = len("\nConvert the document to markdown.") + 1
 #: An answer that ends with the context, minutes later: pages that are to be broken off.
 ENDLESS = Options()
-#: Those who wait hear of a dead engine; vLLM itself would let them wait for ever.
+#: For those who wait to hear of a dead engine, on a busy machine; vLLM itself lets them wait for ever when it hangs.
 NEWS_S = 60.0
 
 
@@ -65,6 +65,8 @@ class Tapped(VllmEngine):
         self.allowed: list[int] | None = None
         self.prompt_ids: dict[int, list[int]] = {}
         self.answer_ids: dict[int, list[int]] = defaultdict(list)
+        #: Called with each prompt on its way to vLLM.
+        self.on_prompt: Callable[[Any], None] | None = None
         #: The warm-up page is number 0.
         self._pages = itertools.count(1)
 
@@ -79,6 +81,12 @@ class Tapped(VllmEngine):
         params.extra_args = self.guard
         params.allowed_token_ids = self.allowed
         return params
+
+    async def _prompt(self, engine: Any, page: PageImage, options: Options) -> Any:
+        prompt = await super()._prompt(engine, page, options)
+        if self.on_prompt is not None:
+            self.on_prompt(prompt)
+        return prompt
 
     async def _generate(self, engine: Any, page: PageImage, options: Options) -> AsyncGenerator[Any, None]:
         async for output in super()._generate(engine, page, options):
@@ -255,16 +263,11 @@ async def test_what_vllm_refuses_is_this_pages_fault(engine: Tapped, pictures: d
 
 
 async def test_the_loop_turns_between_pages_that_are_handed_over(
-    engine: Tapped, pictures: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
+    engine: Tapped, pictures: dict[str, Image.Image]
 ) -> None:
-    """All are ready at once, yet others have their turn after each."""
+    """All are ready at once, with nothing left for vLLM to process, and others have their turn after each."""
     turns = 0
-    handed_over_at: list[int] = []
-    make = engine._prompt  # noqa: SLF001 - called once for each page, on its way to vLLM
-
-    async def noted(*arguments: Any) -> Any:
-        handed_over_at.append(turns)
-        return await make(*arguments)
+    handed_over: list[tuple[int, str]] = []
 
     async def turn() -> None:
         nonlocal turns
@@ -272,13 +275,40 @@ async def test_the_loop_turns_between_pages_that_are_handed_over(
             await asyncio.sleep(0)
             turns += 1
 
-    monkeypatch.setattr(engine, "_prompt", noted)
     pages = [engine.page(pictures["a4"], Mode.TINY) for _ in range(engine.plan.max_num_seqs)]
+    engine.on_prompt = lambda prompt: handed_over.append((turns, prompt["type"]))
     turning = asyncio.create_task(turn())
-    await asyncio.gather(*(engine.recognize(page, Options(max_tokens=1)) for page in pages))
-    turning.cancel()
-    assert len(handed_over_at) == len(pages)
-    assert handed_over_at == sorted(set(handed_over_at))
+    try:
+        await asyncio.gather(*(engine.recognize(page, Options(max_tokens=1)) for page in pages))
+    finally:
+        turning.cancel()
+        engine.on_prompt = None
+    at = [turn for turn, _ in handed_over]
+    assert len(at) == len(pages)
+    assert at == sorted(set(at))
+    assert {kind for _, kind in handed_over} == {"multimodal"}, "a raw prompt would be processed on the loop"
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+async def test_the_reader_of_answers_ends_first_where_no_page_waits(model_folder: Path, waiting: int) -> None:
+    """It could take the core's end for a fault; a page that waits hears of the end by it."""
+
+    class Stopping:
+        def __init__(self) -> None:
+            self.output_handler = asyncio.create_task(asyncio.sleep(60))
+            self.told: list[float] = []
+            self.was_ended = False
+
+        def shutdown(self, timeout: float) -> None:
+            self.told.append(timeout)
+            self.was_ended = self.output_handler.cancelling() > 0
+
+    engine, inner = Tapped(model_folder), Stopping()
+    engine._engine, engine._state, engine._in_flight = inner, "ready", waiting  # noqa: SLF001 - as after a start
+    await engine.stop()
+    inner.output_handler.cancel()
+    assert inner.told == [CORE_STOP_S]
+    assert inner.was_ended == (not waiting)
 
 
 async def test_a_start_that_is_given_up_leaves_nothing(model_folder: Path) -> None:
@@ -349,7 +379,7 @@ async def test_a_foreign_tokenizer_is_refused(model_folder: Path, tmp_path: Path
     """Of the published size, with two tokens in each other's place: it would read every page as nonsense."""
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("config.json", "tokenizer_config.json"):  # it is found out before the weights are missed
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
         (folder / name).symlink_to(model_folder / name)
     text = (model_folder / "tokenizer.json").read_text(encoding="utf-8")
     swapped = text.replace("<|ref|>", "<||>").replace("<|det|>", "<|ref|>").replace("<||>", "<|det|>")

@@ -77,9 +77,9 @@ def _config() -> dict[str, Any]:
         "clip-l-14-224": {"heads": 16, "image_size": 224, "layers": 24, "patch_size": 14, "width": CLIP_WIDTH},
         "sam_vit_b": {
             "downsample_channels": [512, 1024],
-            "global_attn_indexes": [2, 5, 8, 11],
+            "global_attn_indexes": list(SAM_GLOBAL_BLOCKS),
             "heads": SAM_HEADS,
-            "layers": 12,
+            "layers": SAM_BLOCKS,
             "width": SAM_WIDTH,
         },
     }
