@@ -1,4 +1,4 @@
-"""Which DeepSeek-OCR a hub id or a folder holds, told without loading it."""
+"""Which DeepSeek-OCR a hub id or a folder holds, and whether the folder holds it whole, told without loading it."""
 
 from __future__ import annotations
 
