@@ -22,6 +22,7 @@ root.adopted              info     an inbox is ours; whether its last owner stop
 root.paused               warning  nothing is taken from an inbox, with the reason
 root.resumed              info     it is well again
 root.recovered            info     what earlier processes left, by kind
+root.released             info     an inbox that is no longer configured has finished its documents, and is free
 root.done_expired         info     originals deleted from done/ after keep_done_days
 watcher.rescanned         debug    a scan found changes
 watcher.events_lost       warning  no more events for an inbox; the scan goes on alone

@@ -124,6 +124,7 @@ class Shares:
         await asyncio.wait((serving,))
         await self._release(share, clean=share not in self._unclean)
         del self._serving[share]
+        log.info("root.released", inbox=share.name, root=str(share.root.path))
 
     # -- the end
 

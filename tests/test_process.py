@@ -307,8 +307,8 @@ def test_sighup_adds_and_removes_an_inbox(service: Service, tmp_path: Path) -> N
     left_alone = service.root.drop("unwanted.pdf", text_pdf(1, words="unwanted"))
     serves_next(service, more)
     assert left_alone.exists()
-    marker = service.root.path / ".ocr-daemon.json"
-    wait_until(lambda: json.loads(marker.read_bytes())["owner"] is None, LIMIT_S, service.tail)
+    wait_until(lambda: service.events("root.released"), LIMIT_S, service.tail)
+    assert json.loads((service.root.path / ".ocr-daemon.json").read_bytes())["owner"] is None
     assert [inbox["name"] for inbox in service.status["inboxes"]] == ["more"]
 
     service.roots["default"] = service.root
