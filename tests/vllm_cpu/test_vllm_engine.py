@@ -295,7 +295,7 @@ async def test_the_reader_of_answers_ends_first_where_no_page_waits(model_folder
 
     class Stopping:
         def __init__(self) -> None:
-            self.output_handler = asyncio.create_task(asyncio.sleep(60))
+            self.output_handler = asyncio.create_task(asyncio.Event().wait())
             self.told: list[float] = []
             self.was_ended = False
 
