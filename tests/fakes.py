@@ -6,11 +6,13 @@ A fake document is text: `fake_document(3, "minutes")` says that it has three pa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health, Region
@@ -20,8 +22,7 @@ from deepseek_ocr.pages import DocumentInfo, Limits
 from deepseek_ocr.prompt import READING_TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from deepseek_ocr.completion import Needs, PageImage
     from deepseek_ocr.prompt import Options
@@ -375,17 +376,14 @@ class DropRoot:
         """SHA-256 -> the paths, relative to the root, where that content lies as a source."""
         found = defaultdict(list)
         for base in (self.inbox, self.work, self.done, self.failed):
-            for path in sorted(base.rglob("*")):
-                if path.is_file() and _is_source(path, in_work=base == self.work):
+            for path in _sources(base, in_work=base == self.work):
+                with contextlib.suppress(FileNotFoundError):
                     found[digest(path.read_bytes())].append(str(path.relative_to(self.path)))
         return found
 
     def ended(self) -> tuple[int, int]:
         """How many originals lie in done/ and in failed/."""
-        done, failed = (
-            sum(path.is_file() and _is_source(path, in_work=False) for path in base.rglob("*"))
-            for base in (self.done, self.failed)
-        )
+        done, failed = (sum(1 for _ in _sources(base, in_work=False)) for base in (self.done, self.failed))
         return done, failed
 
     def check(self) -> None:
@@ -400,7 +398,18 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _is_source(path: Path, *, in_work: bool) -> bool:
-    if in_work:
-        return path.name.startswith("source.")
-    return not path.name.endswith((".error.json", ".error.txt")) and os.access(path, os.R_OK)
+def _sources(base: Path, *, in_work: bool) -> Iterator[Path]:
+    """The sources below a folder.
+
+    A running service clears the folder of a job after its source lies in done/, and what goes away during the look is
+    passed over: by `os.walk`, unlike `Path.rglob`, which raises.
+    """
+    for at, _, names in os.walk(base):
+        for name in names:
+            path = Path(at, name)
+            if in_work:
+                is_source = name.startswith("source.")
+            else:
+                is_source = not name.endswith((".error.json", ".error.txt")) and os.access(path, os.R_OK)
+            if is_source and path.is_file():
+                yield path
