@@ -158,23 +158,26 @@ def test_the_text_layer_of_each(served: Service, row: Row) -> None:
 @pytest.fixture(scope="module")
 def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the cpu engine made of them, by name."""
-    rows = [row for row in TABLE if request.config.getoption("all_samples") or not row.heavy]
+    names = [row.name for row in TABLE if request.config.getoption("all_samples") or not row.heavy]
     folder = tmp_path_factory.mktemp("read")
     config = folder / "config.toml"
     config.write_text('[engine]\nbackend = "cpu"\n[engine.cpu]\nworkers = 1\n', encoding="utf-8")
 
-    def some(part: int) -> list[dict[str, Any]]:
+    def some(names: list[str], out: str) -> dict[str, Any]:
         result = command(
-            "ocr", "--engine", "cpu", "--json", "--config", str(config), "-o", str(folder / f"out{part}"),
-            *(str(FOLDER / row.name) for row in rows[part::2]), timeout_s=850,
+            "ocr", "--engine", "cpu", "--json", "--config", str(config), "-o", str(folder / out),
+            *(str(FOLDER / name) for name in names), timeout_s=850,
         )  # fmt: skip
-        assert result.returncode == 1, result.stderr  # some of them cannot be read
-        accounts: list[dict[str, Any]] = json.loads(result.stdout)
-        return accounts
+        assert result.returncode in {0, 1}, result.stderr  # 1: some of them cannot be read
+        return {str(Path(one["path"]).relative_to(FOLDER)): one for one in json.loads(result.stdout)}
 
     # Most have one page, which one core reads.
     with ThreadPoolExecutor(2) as both:
-        accounts = {str(Path(one["path"]).relative_to(FOLDER)): one for part in both.map(some, (0, 1)) for one in part}
+        first, second = both.map(some, (names[::2], names[1::2]), ("out0", "out1"))
+    accounts = first | second
+    # Where other programs had the cores a dense page ran into the engine's limit: those once more, one by one.
+    if late := [name for name in names if any(map(is_late, accounts[name]["problems"]))]:
+        accounts |= some(late, "out2")
     for account in accounts.values():
         texts = [Path(output).read_text(encoding="utf-8") for output in account["outputs"]]
         account["markdown"], account["document"] = (texts[0], json.loads(texts[1])) if texts else ("", {"pages": []})
@@ -198,6 +201,11 @@ def test_what_the_cpu_engine_reads(read: dict[str, Any], row: Row) -> None:
             left, top, right, bottom = block["box"]
             assert 0 <= left <= right <= page["width"]
             assert 0 <= top <= bottom <= page["height"]
+
+
+def is_late(problem: dict[str, Any]) -> bool:
+    """Whether the engine's time limit is why a page was not read to its end (`quality.py`, `processes.py`)."""
+    return "cut off at the engine's limit" in problem["problem"] or "no result after" in problem["problem"]
 
 
 def squeezed(text: str) -> str:
