@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: A process starts in a second; on an overloaded machine it was seen to take six.
+START_TIMEOUT_S = 30.0
 #: prctl(2): the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -67,15 +69,17 @@ class ProcessPool:
     async def run_within(
         self, timeout_s: float | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """The same, with a time limit counted from when a process is free; raises `WorkerTimeout`."""
+        """The same, with a time limit counted from when a process is ready; raises `WorkerTimeout`."""
         worker = await self._idle.get()
         try:
             if self._closed:
                 msg = "the worker processes are stopped"
                 raise WorkerDied(msg)
+            answer = await self._submit(worker, function, *args, **kwargs)
+            worker.calls += 1
             async with asyncio.timeout(timeout_s) as limit:
-                result = await self._submit(worker, function, *args, **kwargs)
-        except BrokenProcessPool as error:
+                result = await answer
+        except (BrokenProcessPool, BrokenPipeError) as error:
             self._discard(worker)
             msg = "the worker process died (a crash in a library, or the system ran out of memory)"
             raise WorkerDied(msg) from error
@@ -110,30 +114,44 @@ class ProcessPool:
         for worker in list(self._workers):
             self._discard(worker)
 
-    def _submit(
+    async def _submit(
         self, worker: _Worker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        worker.calls += 1
-        if worker.executor is not None:
-            # One that died while it was idle may not have been noticed by its executor yet.
+        """Hand a call to the process of a worker; to a fresh one, as soon as it runs, if it has none that lives."""
+        # One that died while it was idle may not have been noticed by its executor yet.
+        if worker.executor is not None and worker.pids():
             with contextlib.suppress(BrokenProcessPool):
-                if worker.pids():
-                    return _awaitable(worker.executor.submit(function, *args, **kwargs))
-            self._discard(worker)
-            worker.calls = 1
+                return _awaitable(worker.executor.submit(function, *args, **kwargs))
+        executor = await self._start(worker)
+        return _awaitable(executor.submit(function, *args, **kwargs))
+
+    async def _start(self, worker: _Worker) -> ProcessPoolExecutor:
+        """A fresh process for a worker."""
+        self._discard(worker)
         # spawn: the daemon has threads, and forking a threaded process can deadlock the child.
-        worker.executor = ProcessPoolExecutor(
+        executor = worker.executor = ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_initialize,
             initargs=(os.getpid(), self._initializer, self._initargs),
         )
         self._workers.add(worker)
-        answer = worker.executor.submit(function, *args, **kwargs)
-        # The process has its own end of the pipe now.  As long as this one could write, too, the executor's thread
-        # would wait for ever for the rest of an answer in the middle of which the process dies.
-        worker.executor._result_queue._writer.close()  # type: ignore[attr-defined] # noqa: SLF001
-        return _awaitable(answer)
+        ready = executor.submit(os.getpid)
+        # The process has its own ends of the pipes now.  As long as this one held them, too, the executor's threads
+        # would wait for ever when it dies: for the rest of an answer, or (before Python 3.11.5) until it takes a call.
+        executor._result_queue._writer.close()  # type: ignore[attr-defined] # noqa: SLF001
+        executor._call_queue._reader.close()  # type: ignore[attr-defined] # noqa: SLF001
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await _awaitable(ready)
+        except TimeoutError:
+            self._discard(worker)
+            msg = f"the worker process did not start within {START_TIMEOUT_S:g} s"
+            raise WorkerDied(msg) from None
+        if worker.executor is not executor:
+            msg = "the worker processes are stopped"
+            raise WorkerDied(msg)
+        return executor
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.discard(worker)

@@ -39,14 +39,14 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-#: Rendering one page must not take longer; sound pages take a hundredth of it.  With the next three it is less than
-#: 60 s, after which a page that cannot be loaded is given up at the latest.
-PAGE_LOAD_TIMEOUT_S = 25.0
+#: Rendering one page must not take longer; sound pages take a hundredth of it.  With the next three, and a second for
+#: each of three processes to start, it is less than 60 s, after which a page that cannot be loaded is given up.
+PAGE_LOAD_TIMEOUT_S = 22.0
 #: The same again, after the process died.
 PAGE_LOAD_AGAIN_TIMEOUT_S = 10.0
 #: The text layer of a page that cannot be rendered.
 TEXT_LAYER_TIMEOUT_S = 15.0
-#: Reading a few bytes of a file in a fresh process, which takes about a second to start.
+#: Reading a few bytes of a file in a fresh process.
 PROBE_TIMEOUT_S = 8.0
 PROBE_BYTES = 65_536
 #: Opening and, if need be, repairing a document.

@@ -185,7 +185,8 @@ async def test_blank_page_runs_no_model() -> None:
 async def test_killed_worker_costs_only_its_page(engine: CpuEngine) -> None:
     """A process killed over a page fails that page; the next one is read by a fresh process."""
     (pid,) = engine.pids()
-    reading = asyncio.create_task(engine.recognize(page(two_columns()), Options()))
+    body = f"<p style='font: 9px sans-serif'>{'small print of the usual height. ' * 120}</p>"
+    reading = asyncio.create_task(engine.recognize(page(rendered({(60, 140, 540, 800): body})), Options()))
     before = cpu_s(pid)
     await wait_until(lambda: cpu_s(pid) > before + 0.1)
     os.kill(pid, signal.SIGKILL)
@@ -199,7 +200,7 @@ async def test_killed_worker_costs_only_its_page(engine: CpuEngine) -> None:
 
 async def test_page_over_its_time_is_given_up() -> None:
     """A page that takes longer than its limit fails as a timeout, not as a dead process."""
-    engine = CpuEngine(workers=1, page_timeout_s=0.2)  # no process is up in that time
+    engine = CpuEngine(workers=1, page_timeout_s=0.2)  # no process has the models in that time
     with pytest.raises(WorkerTimeout, match="no result after"):
         await engine.recognize(page(two_columns()), Options())
     await engine.stop()
