@@ -60,6 +60,8 @@ class Intake:
         self._worker = worker
         self._tasks = tasks
         self._solo: list[tuple[Share, Job]] = []
+        #: The one of them that runs, or ran last.
+        self._alone: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._turn = 0
         #: Shares whose lost claims are being looked for.
@@ -68,8 +70,8 @@ class Intake:
 
     @property
     def to_run_alone(self) -> int:
-        """Jobs that an earlier process was killed over and that have not begun yet."""
-        return len(self._solo)
+        """Jobs that an earlier process was killed over and that have not ended yet."""
+        return len(self._solo) + (self._alone in self.running)
 
     def wake(self) -> None:
         """A file has settled, or something has changed."""
@@ -121,16 +123,18 @@ class Intake:
                     share.watcher.wake()
 
     def _next_solo(self) -> bool:
-        """Start the next job to run alone, if nothing else runs; False if there is none for now.
+        """Start the next job to run alone, if nothing else runs; False if none runs or is next.
 
         What waits for a share that is not well neither runs nor is next.
         """
+        if self._alone in self.running and not self.running[self._alone].reason:
+            return True
         ready = next((index for index, (share, _) in enumerate(self._solo) if not share.reason), None)
         if ready is None:
             return False
         if all(share.reason for share in self.running.values()):
             share, job = self._solo.pop(ready)
-            self._spawn(share, self._carry_solo(share, job))
+            self._alone = self._spawn(share, self._carry_solo(share, job))
         return True
 
     def _has_room(self, share: Share) -> bool:
@@ -156,10 +160,11 @@ class Intake:
         self._turn += 1
         return equal[self._turn % len(equal)]
 
-    def _spawn(self, share: Share, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, share: Share, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._tasks.create_task(coroutine)
         self.running[task] = share
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self.running[task]

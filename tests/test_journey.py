@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -112,6 +113,9 @@ class Journey:
             share.threads.close()
         for task in self.loops:
             task.cancel()
+        for thread in threading.enumerate():
+            if thread.name.startswith("disk-"):
+                thread.join()  # what still writes is not to meet the next journey in its folders
 
     async def _ledger_fault(self, error: Exception) -> None:
         raise AssertionError(error)
@@ -328,7 +332,7 @@ async def test_an_unforeseen_fault_is_tried_again_and_then_given_up(root: DropRo
             root.drop("odd.pdf", fake_document(1, "odd"))
             root.drop("lucky.pdf", fake_document(2, "lucky"))
             root.drop("neighbour.pdf", fake_document(2, "neighbour"))
-            await eventually(lambda: root.ended() == (2, 1))
+            await eventually(lambda: root.ended() == (2, 1), 25)  # the waits before its attempts are 6 s
     account = error(root, "odd.pdf")
     assert (account["reason"], account["attempts"]) == ("gave_up", 2)
     assert manifest(root, "lucky.pdf")["attempts"] == 1
@@ -501,6 +505,31 @@ async def test_a_kill_in_the_second_pass_repeats_neither(root: DropRoot, tmp_pat
     assert markdown(root, "atlas.pdf").count("seen closer") == 3
 
 
+async def test_nothing_is_taken_while_the_last_one_runs_alone(root: DropRoot, tmp_path: Path) -> None:
+    """Also where one document was open at the crash: who dies with it must be it, not a neighbour.
+
+    The intake once looked only at those that had not begun, and took new files beside the last.
+    """
+    reader = FakeReader()
+    reader.gate.clear()
+    async with Journey(tmp_path, root, reader=reader, capacity=4) as journey:
+        root.drop("old.pdf", fake_document(2, "old"))
+        await eventually(lambda: reader.in_flight == 2)
+        journey.kill()
+    async with Journey(tmp_path, root, reader=reader, capacity=4) as journey:
+        await eventually(lambda: reader.in_flight == 2)
+        root.drop("new.pdf", fake_document(1, "new"))
+        await eventually(lambda: journey.intake.shares[0].watcher.found)
+        journey.intake.wake()
+        for _ in range(10):  # turns of the loop, in one of which the intake looks
+            await asyncio.sleep(0)
+        assert len(journey.intake.running) == journey.intake.to_run_alone == 1
+        assert (root.inbox / "new.pdf").exists()
+        reader.gate.set()
+        await eventually(lambda: root.ended() == (2, 0))
+        assert journey.intake.to_run_alone == 0
+
+
 async def test_a_kill_while_a_finished_job_is_cleared_costs_no_account(root: DropRoot, tmp_path: Path) -> None:
     """A folder without job.json can be what is left of a finished job, not only of one whose file was damaged.
 
@@ -546,6 +575,10 @@ async def test_a_new_page_takes_the_attempt_back(root: DropRoot, tmp_path: Path)
                 root.drop("slow.pdf", fake_document(8, "slow"))
             journey.reader.held_pages |= {("slow", start + 2)}
             await eventually(lambda start=start, journey=journey: ("slow", start + 2) in journey.reader.calls)  # type: ignore[misc]
+            # The next page may begin before the one before it is kept, and before its attempt is taken back.
+            (job,) = root.work.iterdir()
+            await eventually(lambda start=start, job=job: (job / "pages" / f"{start + 1:04}.json").exists())  # type: ignore[misc]
+            await eventually(lambda job=job: not json.loads((job / "job.json").read_bytes())["solo"])  # type: ignore[misc]
             journey.kill()
     async with Journey(tmp_path, root, max_attempts=2) as journey:
         await eventually(lambda: out(root, "slow.pdf"))
