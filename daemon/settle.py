@@ -94,14 +94,18 @@ class Settler:
         """The file is gone, or somebody else's business."""
         self._candidates.pop(path, None)
 
-    def observe(self, path: str, sample: Sample | None, now: float, *, complete: bool = False) -> Verdict:
+    def observe(
+        self, path: str, sample: Sample | None, now: float, seen_at: float | None = None, *, complete: bool = False
+    ) -> Verdict:
         """Take in a sample (None: the file may not be read) and say what to do.
 
+        It was taken between `now` and `seen_at`, which may be long on a share that stalls; None = at once.
         `complete`: a marker says that the writer has finished.
         """
         candidate = self._candidates.get(path)
         if candidate is None or candidate.sample != sample:
-            candidate = _Candidate(sample, now, now)
+            since = now if seen_at is None else seen_at
+            candidate = _Candidate(sample, since, since)
             self._candidates[path] = candidate
         if self._is_hopeless(candidate, now):
             self.forget(path)

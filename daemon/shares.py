@@ -78,10 +78,10 @@ class Shares:
         if found.unclean:
             self._unclean.add(share)
         try:
-            await share.threads.run(share.watcher.start_events, asyncio.get_running_loop())
-        except OSError as error:
-            log.warning("watcher.events_lost", inbox=share.name, reason=str(error))
-        try:
+            try:
+                await share.threads.run(share.watcher.start_events, asyncio.get_running_loop())
+            except OSError as error:
+                log.warning("watcher.events_lost", inbox=share.name, reason=str(error))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(share.watch())
                 tasks.create_task(share.keep())

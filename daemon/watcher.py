@@ -116,6 +116,8 @@ class Watcher:
         self._observer: BaseObserver | None = None
         #: Between `start_events` and `stop_events`; these may be called from several threads.
         self._wants_events = False
+        #: For good: a start that was given up may come to its thread after the stop.
+        self._stopped = False
         self._events_lock = threading.Lock()
         #: Device and inode of the inbox whose events come.
         self._listened: tuple[int, int] | None = None
@@ -127,9 +129,9 @@ class Watcher:
     # -- hints
 
     def start_events(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Set the inotify watches, if wanted; raises `OSError` if there are none to be had.  Blocks."""
+        """Set the inotify watches, if wanted and not stopped; raises `OSError` if there are none to be had.  Blocks."""
         with self._events_lock:
-            self._wants_events = self._events
+            self._wants_events = self._events and not self._stopped
             self._disarm()
             self._arm(loop)
 
@@ -140,8 +142,9 @@ class Watcher:
             self._arm(loop)
 
     def stop_events(self) -> None:
-        """Remove the watches.  Blocks until watchdog's threads have ended; may be called in any thread."""
+        """Remove the watches for good.  Blocks until watchdog's threads have ended; may be called in any thread."""
         with self._events_lock:
+            self._stopped = True
             self._wants_events = False
             self._disarm()
 
@@ -259,12 +262,12 @@ class Watcher:
         if not due:
             return
         samples = await self._threads.run(sample_files, self.root.inbox, due)
-        now = self._clock()
+        seen_at = self._clock()
         for path, (sample, complete) in zip(due, samples, strict=True):
             if isinstance(sample, Gone):
                 self._drop(path)
                 continue
-            verdict = self.settler.observe(path, sample, now, complete=complete)
+            verdict = self.settler.observe(path, sample, now, seen_at, complete=complete)
             if verdict is not Verdict.WAIT:
                 self.found.append(Found(path, sample, verdict))
                 log.debug("file.settled", inbox=self.root.name, file=path, verdict=verdict)

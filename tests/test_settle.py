@@ -46,6 +46,16 @@ def test_histories(history: list[tuple[float, Sample | None, Verdict]]) -> None:
     assert not len(settler)
 
 
+def test_a_slow_look_counts_from_its_end_to_the_beginning_of_the_next() -> None:
+    """Samples lie as far apart as is certain: a share that stalls makes no file look quiet for longer than it was."""
+    settler = Settler(SETTLE_S, MAX_SETTLE_S)
+    assert settler.observe("x", SMALL, 0, 10) is WAIT
+    settler.touch("x", 11)
+    assert settler.observe("x", SMALL, 11, 30) is WAIT
+    assert settler.next_due() == 10 + SETTLE_S
+    assert settler.observe("x", SMALL, 30, 31) is SETTLED
+
+
 MARKED: dict[str, tuple[Sample | None, Verdict]] = {
     "written": (SMALL, SETTLED),
     "empty": (EMPTY, WAIT),
