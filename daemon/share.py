@@ -127,6 +127,8 @@ class Share:
         """Take nothing until `heal` finds it well."""
         if reason != self.paused:
             log.warning("root.paused", inbox=self.name, reason=reason)
+        if not self.paused and time.monotonic() - self._well_since > BACKOFF_S[-1]:
+            self._backoff = 0
         self.paused = reason
         self._well.clear()
         self.watcher.wake()
@@ -184,8 +186,6 @@ class Share:
 
     async def heal(self) -> None:
         """Wait a little longer each time, then look whether the share is well."""
-        if time.monotonic() - self._well_since > BACKOFF_S[-1]:
-            self._backoff = 0
         await asyncio.sleep(BACKOFF_S[min(self._backoff, len(BACKOFF_S) - 1)])
         self._backoff += 1
         fault = await self.threads.run(environment_fault, self.root, OSError("probe"), tuple(self._suspects))
