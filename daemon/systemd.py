@@ -19,6 +19,8 @@ class Notifier:
         #: How often `watchdog` must be called at least; 0 = never.
         self.watchdog_s = watchdog_s
         self._status = ""
+        #: What its queue had no room for, by the variable's name, oldest first.
+        self._unsent: dict[str, str] = {}
         # "@" stands for the null byte of an abstract socket.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
@@ -55,7 +57,7 @@ class Notifier:
 
     def status(self, line: str) -> None:
         """One line for `systemctl status`; sent only when it changes."""
-        if line != self._status:
+        if line != self._status or self._unsent:
             self._status = line
             self._send("STATUS=" + line.replace("\n", " "))
 
@@ -68,9 +70,16 @@ class Notifier:
     def _send(self, message: str) -> None:
         if self._socket is None:
             return
+        name = message.partition("=")[0]
+        self._unsent.pop(name, None)
+        self._unsent[name] = message
         try:
-            # Addressed each time: a service manager that was not there, or that was started anew, hears the next one.
-            self._socket.sendto(message.encode("utf-8", "backslashreplace"), socket.MSG_DONTWAIT, self._address)
-        except OSError:
-            # The service manager restarts or its queue is full; the next message tells the state again.
-            return
+            for waiting, words in list(self._unsent.items()):
+                # Addressed each time: a service manager that was started anew hears the next one.
+                self._socket.sendto(words.encode("utf-8", "backslashreplace"), socket.MSG_DONTWAIT, self._address)
+                del self._unsent[waiting]
+        except BlockingIOError:
+            return  # its queue is full, and the loop must not wait for it; they go out before the next one
+        except OSError:  # it restarts
+            self._unsent.clear()
+            self._status = ""

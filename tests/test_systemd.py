@@ -117,6 +117,20 @@ def test_a_service_manager_that_is_away_ends_nothing(tmp_path: Path) -> None:
     notifier.watchdog()
 
 
+def test_what_had_no_room_goes_out_before_the_next(manager: FakeServiceManager) -> None:
+    """READY is said once, and a service manager that never hears it ends the service."""
+    notifier = Notifier(str(manager.path))
+    for _ in range(1000):
+        notifier.watchdog()
+    notifier.ready()
+    notifier.status("loading")
+    notifier.status("ready")
+    heard = len(manager.messages)
+    notifier.status("ready")
+    notifier.close()
+    assert manager.messages[heard:] == ["WATCHDOG=1", "READY=1", "STATUS=ready"]
+
+
 def test_a_manager_that_does_not_read_holds_nobody_up(manager: FakeServiceManager) -> None:
     """A full queue drops messages rather than block the loop."""
     notifier = Notifier(str(manager.path))
