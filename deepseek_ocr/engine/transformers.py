@@ -121,7 +121,6 @@ class TransformersEngine:
             await self.stop()
             raise
         self._watch(loop, child)
-        self._state = "ready"
 
     async def recognize(
         self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
@@ -197,6 +196,7 @@ class TransformersEngine:
         self._heard_at = asyncio.get_running_loop().time()
         match message:
             case Ready() if self._ready is not None and not self._ready.done():
+                self._state = "ready"
                 self._ready.set_result(None)
             case Refused(reason) if self._ready is not None and not self._ready.done():
                 self._ready.set_exception(EngineStartError(reason))

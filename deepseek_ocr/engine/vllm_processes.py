@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 CORE_NAME: Final = "EngineCore"
 #: A kill takes effect at once, but a driver can hold a process that uses the card for a while.
 GONE_S: Final = 60.0
+#: Between two looks whether it is gone.
+ASK_EVERY_S: Final = 0.02
 
 
 def kill_cores(processes: Sequence[Any]) -> None:
@@ -29,7 +32,20 @@ def kill_cores(processes: Sequence[Any]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=GONE_S)
+    # Not `psutil.wait_procs`: it waits for our children behind the back of multiprocessing, which then takes them for
+    # alive for good, and at last another process of the same number for one of them.
+    deadline = time.monotonic() + GONE_S
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(ASK_EVERY_S)
+    multiprocessing.active_children()  # waits for those that have ended
+
+
+def _runs(process: Any) -> bool:
+    import psutil  # noqa: PLC0415 - the same
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def core_processes(others: Container[int] = ()) -> list[Any]:
