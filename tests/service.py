@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from daemon.durable import TEMPORARY_PREFIX
 from tests.conftest import wait_until
 from tests.fakes import DropRoot, FakeServiceManager
 
@@ -88,6 +89,8 @@ class Service:
             "keywords": "false",
         } | settings  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
+        #: It was killed, perhaps in the middle of a write, and not started since.
+        self._cut_off = False
         self._ready_before = 0
         self.write_config()
 
@@ -96,9 +99,12 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing runs any more."""
+        """Nothing runs any more, and what a kill may leave for the next start to remove is gone."""
         self.kill_group()
         self.manager.__exit__()
+        if self._cut_off:
+            for path in self.folder.rglob(f"{TEMPORARY_PREFIX}*"):
+                path.unlink()
 
     def write_config(self, **settings: Any) -> None:
         """Write config.toml with these settings changed."""
@@ -114,6 +120,7 @@ class Service:
     def start(self, *, override: bool = True, **variables: str) -> Self:
         """Start it, and do not wait; without `override` file permissions hold for it, also where it runs as root."""
         assert self.process is None
+        self._cut_off = False
         self._ready_before = self.manager.count("READY=1")
         before = () if override else WITHOUT_OVERRIDE
         with self.log_path.open("ab") as log:
@@ -165,12 +172,14 @@ class Service:
 
     def kill(self) -> None:
         """SIGKILL to the main process alone."""
+        self._cut_off = True
         self.signal(signal.SIGKILL)
         self.wait()
 
     def kill_group(self) -> None:
         """SIGKILL to it and all its worker processes."""
         if self.process is not None:
+            self._cut_off = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -178,8 +187,10 @@ class Service:
 
     def workers(self) -> list[int]:
         """Process ids of the worker processes that run now."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        pids = [pid for file in children.parent.parent.glob("*/children") for pid in file.read_text().split()]
+        pids: list[str] = []
+        for file in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # the thread has ended since
+                pids += file.read_text().split()
         return [int(pid) for pid in pids if b"resource_tracker" not in _command_line(pid)]
 
     # -- what it says

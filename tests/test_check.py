@@ -216,10 +216,11 @@ def test_done_on_another_file_system(site: Service) -> None:
 
 def test_an_engine_that_cannot_start(site: Service) -> None:
     """69, and what to do."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     site.write_config(backend="openai")
-    result = command("check", "--config", str(site.config), OCR_DAEMON__ENGINE__OPENAI__BASE_URLS=f'["{url}"]')
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and never listens
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        result = command("check", "--config", str(site.config), OCR_DAEMON__ENGINE__OPENAI__BASE_URLS=f'["{url}"]')
     assert result.returncode == 69
     assert f"no server answers ({url}: " in " ".join(result.stdout.split())
     assert "start it, or correct engine.openai.base_urls" in " ".join(result.stdout.split())

@@ -250,10 +250,15 @@ async def test_a_fault_that_undoes_the_commit_is_told_to_all(tmp_path: Path) -> 
                 "BEGIN SELECT RAISE(ROLLBACK, 'disk full'); END"
             )
             other.execute("BEGIN IMMEDIATE")
+            # The ledger waits with this one, so that it takes the others together.
+            before = asyncio.create_task(ledger.remember_root(tmp_path, ROOT, 1.0))
+            await asyncio.sleep(0)
+            await eventually(ledger._requests.empty)  # noqa: SLF001 - nothing else tells that it was taken
             writes = [ledger.opened(job(1), ROOT), ledger.totals(), ledger.opened(job(2), ROOT)]
             tasks = [asyncio.create_task(write) for write in writes]
             await asyncio.wait(tasks, timeout=0.1)
             other.execute("COMMIT")
+        await before
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [str(one) for one in results] == ["disk full"] * 3
         assert await ledger.totals() == {}

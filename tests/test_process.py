@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,11 +80,11 @@ def thaw(pids: list[int]) -> None:
 
 
 def begun(service: Service, name: str) -> None:
-    """Wait until a document is claimed and at work."""
+    """Wait until a document is claimed and at work, which the status tells; `job.claimed` comes before its turn."""
     wait_until(
-        lambda: any(event["file"] == name for event in service.events("job.claimed")), 10, service.tail
+        lambda: any(job["path"] == name for job in service.status.get("running", [])), LIMIT_S, service.tail
     )  # fmt: skip
-    wait_until(lambda: not (service.root.inbox / name).exists())
+    assert not (service.root.inbox / name).exists()
 
 
 def pages_read(service: Service, name: str) -> list[int]:
@@ -97,6 +98,7 @@ def pages_read(service: Service, name: str) -> list[int]:
 def test_ready_comes_after_the_engine_has_read_a_page(service: Service) -> None:
     """READY is told only when the engine has proved itself, with the queue in STATUS and nothing before."""
     service.start().ready()
+    wait_until(lambda: service.events("service.ready"), LIMIT_S, service.tail)
     names = [event["event"] for event in service.events()]
     assert names.index("engine.ready") < names.index("service.ready")
     messages = service.manager.messages
@@ -357,9 +359,9 @@ def test_a_killed_worker_takes_down_only_its_page(service: Service) -> None:
     service.root.drop("neighbour.pdf", text_pdf(400, lines=4, words="neighbour"))
     for name in ("long.pdf", "neighbour.pdf"):
         wait_until(lambda name=name: pages_read(service, name), LIMIT_S, service.tail)  # type: ignore[misc]
-    for pid in service.workers():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    # All at once: a page that came from one of them to the next would lose that, too, and be given up.
+    for pid in freeze(service):
+        os.kill(pid, signal.SIGKILL)
     assert len(pages_read(service, "long.pdf")) < 1600, "it was too fast for this test"
     assert service.output("long.pdf").count("<!-- page ") == 1600
     assert service.output("neighbour.pdf").count("<!-- page ") == 400
@@ -390,8 +392,9 @@ def test_a_file_that_changes_after_its_claim_is_read_anew(service: Service) -> N
     service.start().ready()
     frozen = freeze(service)
     first, last = text_pdf(1, words="first"), text_pdf(2, words="the last word")
-    path = service.root.drop("growing.pdf", first)
+    path = service.root.drop("growing.pdf.tmp", first)
     with path.open("r+b") as file:
+        path.rename(service.root.inbox / "growing.pdf")
         begun(service, "growing.pdf")
         file.write(last)
         file.truncate()
@@ -408,11 +411,12 @@ def test_an_empty_file_fails_after_max_settle_s(make: Callable[..., Service]) ->
     """It waits, as a writer may be about to fill it, and then fails with the reason."""
     service = make(max_settle_s=1.5)
     service.start().ready()
+    before = time.time()
     service.root.drop("empty.pdf", b"")
     serves_next(service)
-    assert (service.root.inbox / "empty.pdf").exists(), "it did not wait"
     error = service.failure("empty.pdf")
     assert error["reason"] == "empty_file"
+    assert error["claimed_at"] - before >= 1.5, "it did not wait"
     assert "Copy or scan the document again" in (service.root.failed / "empty.pdf.error.txt").read_text()
     serves_next(service)
 
@@ -442,9 +446,9 @@ def test_a_file_that_may_not_be_read_waits_and_then_fails(make: Callable[..., Se
     service.start(override=False).ready()
     root = service.root
     for name in ("closed.pdf", "mended.pdf"):
-        root.inbox.chmod(0)  # it must not be seen before it is closed
-        root.drop(name, text_pdf(1, words=name)).chmod(0)
-        root.inbox.chmod(0o755)
+        path = root.drop(f"{name}.part", text_pdf(1, words=name))
+        path.chmod(0)  # it must not be seen before
+        path.rename(root.inbox / name)
     wait_until(lambda: "2 may not be read" in service.manager.status, LIMIT_S, service.tail)
     wait_until(lambda: not_readable(service) == ["closed.pdf", "mended.pdf"], message=service.tail)
     (root.inbox / "mended.pdf").chmod(0o644)

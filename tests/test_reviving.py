@@ -237,7 +237,7 @@ def start_error(number: int) -> EngineStartError:
 
 async def test_a_rebuild_is_tried_for_ever() -> None:
     """With growing waits, and the reason of the latest failure for everyone to see."""
-    revived = Revived()
+    revived = Revived(clock=lambda: 0.0)
     await revived.engine.start()
     revived.mortal.doomed = True
     revived.mortal.start_faults = [*map(start_error, range(5)), RuntimeError("unforeseen")]

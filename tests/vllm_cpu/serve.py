@@ -93,7 +93,7 @@ class VllmServe:
 
     def running(self) -> float:
         """Requests that the engine works on now."""
-        text = httpx2.get(f"{self.url}/metrics").text
+        text = httpx2.get(f"{self.url}/metrics", timeout=60).text
         lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
         return float(lines[0].split()[-1])
 
@@ -128,8 +128,11 @@ def _named_vllm(folder: Path) -> str:
 
 
 def _children(pid: int) -> list[int]:
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for file in files for child in file.read_text().split()]
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended since
+            found += map(int, file.read_text().split())
+    return found
 
 
 def _title(pid: int) -> str:

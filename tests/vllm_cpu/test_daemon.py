@@ -45,6 +45,11 @@ def service(tmp_path: Path) -> Iterator[Service]:
         service.root.check()
 
 
+def in_flight(service: Service) -> str:
+    """What its status says of the engine."""
+    return str(service.status["engine"]["detail"])
+
+
 def png(number: int) -> bytes:
     """A scan that is like no other."""
     file = io.BytesIO()
@@ -85,14 +90,18 @@ def test_no_document_is_lost_when_the_engine_is_killed(service: Service, model: 
     processes = psutil.Process(service.pid).children(recursive=True)
     core = engine_core(service)
 
-    for number in range(DOCUMENTS):
+    for number in range(4):
         service.root.drop(f"scan-{number:02}.png", png(number))
     wait_until(lambda: len(service.events("page.recognized")) >= 3, 60, service.tail)
+    core.suspend()  # so that pages are in flight for certain
+    for number in range(4, DOCUMENTS):
+        service.root.drop(f"scan-{number:02}.png", png(number))
+    wait_until(lambda: "page" in in_flight(service) and not in_flight(service).startswith("0 "), 60, service.tail)
     core.kill()
-    wait_until(lambda: "engine" in service.status.get("pauses", {}), 15, service.tail)
+    wait_until(lambda: "engine" in service.status.get("pauses", {}), 60, service.tail)
     assert "the engine died: vLLM's engine core died" in service.status["pauses"]["engine"]
     assert not service.status["engine"]["ok"]
-    wait_until(lambda: "the engine died" in service.manager.status, 15, service.tail)
+    wait_until(lambda: "the engine died" in service.manager.status, 60, service.tail)
     ended = len(service.events("job.done"))
     assert ended < DOCUMENTS, "nothing was left to lose"
     wait_until(lambda: sum(service.root.ended()) == DOCUMENTS, READ_S, service.tail)
