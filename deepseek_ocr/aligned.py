@@ -98,8 +98,8 @@ def with_tables(
     found: list[Row] = []
     index = 0
     while index < len(rows):
-        run = _run(rows, index)
-        if len(run.rows) < MIN_ROWS:
+        run = _run(rows, index) if len(rows[index].pieces) > 1 else None  # most rows of most pages have one piece
+        if run is None or len(run.rows) < MIN_ROWS:
             found.append(rows[index])
             index += 1
             continue
@@ -128,6 +128,7 @@ def _run(rows: list[Row], start: int) -> _Run:
         previous = row
     while run.rows and len(run.rows[-1]) < 2:  # noqa: PLR2004 - and ends with one
         run.rows.pop()
+    run.columns[:] = [column for column in run.columns if any(_in_column(cells, column) for cells in run.rows)]
     return run
 
 

@@ -83,6 +83,12 @@ def rows_of(block: list[Piece]) -> list[Row]:
 
 def row_of(pieces: list[Piece], column_left: float, column_right: float) -> Row:
     """Pieces on one baseline as a row, left to right."""
+    if len(pieces) == 1:  # most rows of most pages
+        (only,) = pieces
+        return Row(
+            only.text, only.left, only.top, only.right, only.bottom, only.size, only.exact, only.bold, (only,),
+            cells=False, column_left=column_left, column_right=column_right, table=only.table,
+        )  # fmt: skip
     ordered = tuple(sorted(pieces, key=lambda piece: (piece.left, piece.right)))
     text = ordered[0].text
     for piece in ordered[1:]:
