@@ -271,6 +271,7 @@ def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[d
     for figures in figures_of(
         "bench.gpu", "--stage", "png" if stage == "unguarded" else stage, "--model", arguments.model,
         "--pages", arguments.pages or PAGES[stage], "--pictures", folder / "pictures", "--folder", folder,
+        "--presets", arguments.presets,
         environment=environment,
     ):  # fmt: skip
         print(f"{stage}: {json.dumps(figures)} ({time.perf_counter() - begun:.0f} s)", flush=True)
@@ -315,7 +316,8 @@ def run(arguments: argparse.Namespace) -> None:
         case "daemon" | "kill":
             daemon(arguments.model, pictures, arguments.pages, arguments.folder, kill=arguments.stage == "kill")
         case "presets":
-            gpu_presets.presets(arguments.model, pictures, arguments.pages, arguments.folder)
+            names = arguments.presets.split(",")
+            gpu_presets.presets(arguments.model, names, pictures, arguments.pages, arguments.folder)
 
 
 def main() -> int:
@@ -324,6 +326,7 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--stages", default="recipe,png,daemon")
     parser.add_argument("--stage")
+    parser.add_argument("--presets", default=",".join(gpu_presets.PRESETS))
     parser.add_argument("--pages", type=int, default=0)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--folder", type=Path)

@@ -22,9 +22,9 @@ PRESETS = ("24gb", "8gb")
 EVERY_S, CHANGE_MB = 0.2, 200
 
 
-def presets(model: str, pictures: list[Path], count: int, folder: Path) -> None:
-    """Each preset reads so many pages."""
-    for preset in PRESETS:
+def presets(model: str, names: list[str], pictures: list[Path], count: int, folder: Path) -> None:
+    """Each of these presets reads so many pages."""
+    for preset in names:
         environment = {**os.environ, "BENCH_VLLM_SETTINGS": json.dumps({"preset": preset})}
         memory = _Memory()
         figures: dict[str, Any] = {}
