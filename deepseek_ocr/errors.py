@@ -105,7 +105,7 @@ class WorkerDied(PageError):
 
 
 class WorkerTimeout(PageError):
-    """The worker process was stopped because this page took too long."""
+    """The worker process was stopped because this page took too long, or because it did not start."""
 
 
 class EngineError(OcrError):

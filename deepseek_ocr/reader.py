@@ -98,7 +98,7 @@ class Reader:
                     one.cancel()
             await asyncio.wait(starting)
             await self.__aexit__()
-            if isinstance(error, WorkerDied):
+            if isinstance(error, WorkerDied | WorkerTimeout):
                 raise EngineStartError(f"the processes that render pages cannot start: {error}") from error
             raise
         return self

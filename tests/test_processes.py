@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
@@ -215,6 +216,49 @@ async def test_an_initializer_that_fails_fails_every_call() -> None:
         for _ in range(2):
             with pytest.raises(WorkerDied):
                 await pool.run(os.getpid)
+
+
+async def test_a_start_does_not_count_for_the_time_of_a_call() -> None:
+    """A fresh process may take longer than the call."""
+    async with pool_of(1, initializer=time.sleep, initargs=(3.5,)) as pool:
+        assert await pool.run_within(3, os.getpid) in pool.pids()
+
+
+async def test_a_process_that_does_not_start_is_given_up() -> None:
+    """The call fails with WorkerTimeout, and no process is left."""
+    async with pool_of(1, initializer=signal.pause, start_timeout_s=0.2) as pool:
+        with pytest.raises(WorkerTimeout, match=r"did not start within 0\.2 s"):
+            await pool.run(os.getpid)
+        assert pool.pids() == []
+
+
+async def test_a_start_that_is_broken_off() -> None:
+    """A process that still starts is killed like one that works, by a caller who leaves and by the end of the pool."""
+    async with pool_of(1, initializer=signal.pause) as pool:
+        first = asyncio.create_task(pool.run(os.getpid))
+        await eventually(pool.pids)
+        first.cancel()
+        second = asyncio.create_task(pool.run(os.getpid))
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await eventually(pool.pids)
+        pool.close()
+        with pytest.raises(WorkerDied):
+            await second
+        assert pool.pids() == []
+
+
+async def test_a_process_that_dies_before_it_has_taken_a_large_call() -> None:
+    """Nobody waits for room in its pipe: with Python 3.11.2 a thread did for ever, and the program never ended."""
+    async with pool_of(1) as pool:
+        await pool.warm()
+        (pid,) = pool.pids()
+        os.kill(pid, signal.SIGSTOP)
+        call = asyncio.create_task(pool.run(len, bytes(20_000_000)))
+        await asyncio.wait((call,), timeout=0.1)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await call
 
 
 async def test_a_closed_pool_serves_nobody() -> None:
