@@ -60,8 +60,8 @@ class Intake:
         self._worker = worker
         self._tasks = tasks
         self._solo: list[tuple[Share, Job]] = []
-        #: The one of them that runs, or ran last.
-        self._alone: asyncio.Task[None] | None = None
+        #: Those of them that run: one, and others whose shares stand still.
+        self._alone: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._turn = 0
         #: Shares whose lost claims are being looked for.
@@ -71,7 +71,7 @@ class Intake:
     @property
     def to_run_alone(self) -> int:
         """Jobs that an earlier process was killed over and that have not ended yet."""
-        return len(self._solo) + (self._alone in self.running)
+        return len(self._solo) + len(self._alone)
 
     def wake(self) -> None:
         """A file has settled, or something has changed."""
@@ -127,14 +127,14 @@ class Intake:
 
         What waits for a share that is not well neither runs nor is next.
         """
-        if self._alone in self.running and not self.running[self._alone].reason:
+        if not all(self.running[task].stands_still for task in self._alone):
             return True
         ready = next((index for index, (share, _) in enumerate(self._solo) if not share.reason), None)
         if ready is None:
             return False
-        if all(share.reason for share in self.running.values()):
+        if all(share.stands_still for share in self.running.values()):
             share, job = self._solo.pop(ready)
-            self._alone = self._spawn(share, self._carry_solo(share, job))
+            self._alone.add(self._spawn(share, self._carry_solo(share, job)))
         return True
 
     def _has_room(self, share: Share) -> bool:
@@ -168,6 +168,7 @@ class Intake:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self.running[task]
+        self._alone.discard(task)
         self._wake.set()
 
     def solo_left(self, share: Share) -> int:

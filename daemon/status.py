@@ -104,7 +104,7 @@ def line(content: dict[str, Any]) -> str:
         f"{content['jobs']} running, {waiting} waiting, {totals.get('open', 0)} open, {content['pages_per_s']} pages/s"
     )
     if content["to_run_alone"]:
-        parts.append(f"after a crash {content['to_run_alone']} more run alone, one by one, before anything new")
+        parts.append(f"after a crash {content['to_run_alone']} run alone, one by one, before anything new")
     if blocked:
         parts.append(f"{blocked} may not be read or moved")
     parts.append(_ended(totals))

@@ -114,7 +114,7 @@ class Journey:
         for task in self.loops:
             task.cancel()
         for thread in threading.enumerate():
-            if thread.name.startswith("disk-"):
+            if thread.name.startswith(tuple(f"disk-{share.name}_" for share in self.intake.shares)):
                 thread.join()  # what still writes is not to meet the next journey in its folders
 
     async def _ledger_fault(self, error: Exception) -> None:
@@ -528,6 +528,36 @@ async def test_nothing_is_taken_while_the_last_one_runs_alone(root: DropRoot, tm
         reader.gate.set()
         await eventually(lambda: root.ended() == (2, 0))
         assert journey.intake.to_run_alone == 0
+
+
+async def test_one_that_runs_alone_and_stands_still_for_a_while_runs_alone_afterwards(tmp_path: Path) -> None:
+    """Where its share was away meanwhile and another inbox had its turn, nothing is taken beside it either."""
+    roots = DropRoot(tmp_path / "a"), DropRoot(tmp_path / "b")
+    reader = FakeReader()
+    reader.held |= {"first", "second"}
+    async with Journey(tmp_path, *roots, reader=reader, capacity=4) as journey:
+        for root, words in zip(roots, ("first", "second"), strict=True):
+            root.drop(f"{words}.pdf", fake_document(1, words))
+        await eventually(lambda: reader.in_flight == 2)
+        journey.kill()
+    reader.held.discard("second")
+    async with Journey(tmp_path, *roots, reader=reader, capacity=4) as journey:
+        away, well = journey.intake.shares
+        await eventually(lambda: reader.in_flight == 1)
+        away.pause("it does not answer")
+        journey.intake.wake()
+        await eventually(lambda: roots[1].ended() == (1, 0))
+        await eventually(lambda: not away.paused)
+        new = roots[1].drop("new.pdf", fake_document(1, "new"))
+        await eventually(lambda: well.watcher.found)
+        journey.intake.wake()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert new.exists()
+        assert len(journey.intake.running) == journey.intake.to_run_alone == 1
+        journey.kill()
+    for root in roots:
+        root.check()
 
 
 async def test_a_kill_while_a_finished_job_is_cleared_costs_no_account(root: DropRoot, tmp_path: Path) -> None:

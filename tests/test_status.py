@@ -123,7 +123,7 @@ def test_the_line_tells_the_worst_first(share: Share) -> None:
     assert status.line(content) == (
         "ready; PAUSED (it died); scans PAUSED (the share is full); "
         "the new configuration is refused: watch.settle_s: no; 0 running, 1 waiting, 0 open, 0.0 pages/s; "
-        "after a crash 3 more run alone, one by one, before anything new; "
+        "after a crash 3 run alone, one by one, before anything new; "
         "2 may not be read or moved; 0 done, 0 partial, 0 failed"
     )
 
