@@ -43,6 +43,8 @@ class _Candidate:
     due: float
     #: Its last sample was refused or empty: it is looked at ever more rarely.
     parked: bool = False
+    #: It was looked at.
+    sampled: bool = True
 
 
 class Settler:
@@ -70,7 +72,7 @@ class Settler:
         """Something happened to a file, or it is new: look at it now."""
         candidate = self._candidates.get(path)
         if candidate is None:
-            self._candidates[path] = _Candidate(None, now, now)
+            self._candidates[path] = _Candidate(None, now, now, sampled=False)
         else:
             candidate.due = now
 
@@ -103,7 +105,7 @@ class Settler:
         `complete`: a marker says that the writer has finished.
         """
         candidate = self._candidates.get(path)
-        if candidate is None or candidate.sample != sample:
+        if candidate is None or not candidate.sampled or candidate.sample != sample:
             since = now if seen_at is None else seen_at
             candidate = _Candidate(sample, since, since)
             self._candidates[path] = candidate

@@ -21,7 +21,7 @@ from daemon.roots import HEARTBEAT_S, Root, RootAway, Threads, filesystem_type, 
 from daemon.watcher import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
     from typing import Any
 
@@ -59,8 +59,11 @@ class Share:
     """Everything about one inbox that lives as long as the service does."""
 
     def __init__(
-        self, settings: Inbox, watch: Watch, limits: Limits, *, owner: Owner, on_found: Callable[[], object]
-    ) -> None:
+        self, settings: Inbox, watch: Watch, limits: Limits, *, owner: Owner, on_found: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:  # fmt: skip
+        """`on_found` is called when a file can be claimed; `clock` and `sleep` serve `heal`, tests pass their own."""
+        self._clock, self._sleep = clock, sleep
         self.settings = settings
         self.limits = limits
         self.owner = owner
@@ -119,6 +122,11 @@ class Share:
         return self.paused or self.low_space
 
     @property
+    def stands_still(self) -> bool:
+        """Whether its open documents do not go on; with little space left they do."""
+        return bool(self.paused) or self.hangs
+
+    @property
     def hangs(self) -> bool:
         """Whether a call has been waiting for the disk for too long."""
         return self.threads.stuck_s() > STUCK_S
@@ -127,7 +135,7 @@ class Share:
         """Take nothing until `heal` finds it well."""
         if reason != self.paused:
             log.warning("root.paused", inbox=self.name, reason=reason)
-        if not self.paused and time.monotonic() - self._well_since > BACKOFF_S[-1]:
+        if not self.paused and self._clock() - self._well_since > BACKOFF_S[-1]:
             self._backoff = 0
         self.paused = reason
         self._well.clear()
@@ -138,7 +146,7 @@ class Share:
         if self.paused:
             log.info("root.resumed", inbox=self.name)
         self.paused = ""
-        self._well_since = time.monotonic()
+        self._well_since = self._clock()
         self._well.set()
 
     async def well(self) -> None:
@@ -186,7 +194,7 @@ class Share:
 
     async def heal(self) -> None:
         """Wait a little longer each time, then look whether the share is well."""
-        await asyncio.sleep(BACKOFF_S[min(self._backoff, len(BACKOFF_S) - 1)])
+        await self._sleep(BACKOFF_S[min(self._backoff, len(BACKOFF_S) - 1)])
         self._backoff += 1
         fault = await self.threads.run(environment_fault, self.root, OSError("probe"), tuple(self._suspects))
         if fault is None and self._full:

@@ -49,6 +49,9 @@ def test_histories(history: list[tuple[float, Sample | None, Verdict]]) -> None:
 def test_a_slow_look_counts_from_its_end_to_the_beginning_of_the_next() -> None:
     """Samples lie as far apart as is certain: a share that stalls makes no file look quiet for longer than it was."""
     settler = Settler(SETTLE_S, MAX_SETTLE_S)
+    settler.touch("closed", 0)
+    assert settler.observe("closed", None, 0, MAX_SETTLE_S + 1) is WAIT
+    assert settler.observe("closed", None, MAX_SETTLE_S + 1, MAX_SETTLE_S + 2) is WAIT
     assert settler.observe("x", SMALL, 0, 10) is WAIT
     settler.touch("x", 11)
     assert settler.observe("x", SMALL, 11, 30) is WAIT
