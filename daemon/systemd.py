@@ -6,6 +6,7 @@ for the service.  Without a service manager every call does nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -73,13 +74,15 @@ class Notifier:
         name = message.partition("=")[0]
         self._unsent.pop(name, None)
         self._unsent[name] = message
-        try:
-            for waiting, words in list(self._unsent.items()):
+        for waiting, words in list(self._unsent.items()):
+            try:
                 # Addressed each time: a service manager that was started anew hears the next one.
                 self._socket.sendto(words.encode("utf-8", "backslashreplace"), socket.MSG_DONTWAIT, self._address)
-                del self._unsent[waiting]
-        except BlockingIOError:
-            return  # its queue is full, and the loop must not wait for it; they go out before the next one
-        except OSError:  # it restarts
-            self._unsent.clear()
-            self._status = ""
+            except OSError as error:
+                if error.errno in {errno.EAGAIN, errno.ENOBUFS}:
+                    return  # its queue is full, and the loop must not wait for it; they go out before the next one
+                if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:  # it restarts
+                    self._unsent.clear()
+                    self._status = ""
+                    return
+            del self._unsent[waiting]

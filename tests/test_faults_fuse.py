@@ -171,9 +171,9 @@ def test_a_share_that_hangs_does_not_starve_the_watchdog(share: FaultyShare, tmp
         put_on(share, service)
         service.start(WATCHDOG_USEC="900000").ready()
         names = dropped(service)
-        share.fail("* /root hang:8")
+        share.fail("* /root hang:20")
         before = service.manager.count("WATCHDOG=1")
-        wait_until(lambda: service.manager.count("WATCHDOG=1") >= before + 16, 30)
+        wait_until(lambda: service.manager.count("WATCHDOG=1") >= before + 16, 20)
         share.fail()
         all_done(service, names)
         assert service.stop() == 0

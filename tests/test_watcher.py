@@ -60,8 +60,11 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watching(path: Path, **settings: Any) -> AsyncIterator[Watched]:
-    """A watcher over the inbox below `path` that runs; by default only events make it look."""
+async def watching(path: Path, *, replaced: bool = False, **settings: Any) -> AsyncIterator[Watched]:
+    """A watcher over the inbox below `path` that runs; by default only events make it look.
+
+    An inbox that is `replaced` is away for a moment, as a share may be.
+    """
     root = Root(Inbox(root=path / "root"))
     root.inbox.mkdir(parents=True, exist_ok=True)
     threads = Threads("test", 2)
@@ -76,7 +79,7 @@ async def watching(path: Path, **settings: Any) -> AsyncIterator[Watched]:
         scanned.set()
         await first
         while True:
-            with contextlib.suppress(FileNotFoundError):  # an inbox that is replaced is away for a moment
+            with contextlib.suppress(*[FileNotFoundError] * replaced):
                 await watcher.step()
 
     task = asyncio.create_task(run())
@@ -313,7 +316,7 @@ async def test_a_rescan_looks_now(tmp_path: Path) -> None:
 async def test_an_inbox_that_is_deleted_and_made_again(tmp_path: Path) -> None:
     """The events of a deleted inbox folder end; that is said, and those of the new one come instead."""
     with capture_logs() as logs:
-        async with watching(tmp_path, rescan_s=0.05, settle_s=0.05) as watched:
+        async with watching(tmp_path, replaced=True, rescan_s=0.05, settle_s=0.05) as watched:
             os.replace(watched.inbox, tmp_path / "aside")  # noqa: PTH105 - the next line is as quick as can be
             watched.inbox.mkdir()
             (tmp_path / "aside").rmdir()
@@ -326,7 +329,7 @@ async def test_an_inbox_that_is_deleted_and_made_again(tmp_path: Path) -> None:
 
 async def test_an_inbox_that_another_folder_replaced(tmp_path: Path) -> None:
     """A folder that was moved away raises events still, of files that are not in the inbox: the scan notices."""
-    async with watching(tmp_path, rescan_s=0.05) as watched:
+    async with watching(tmp_path, replaced=True, rescan_s=0.05) as watched:
         watched.inbox.rename(tmp_path / "aside")
         watched.inbox.mkdir()
         inode = watched.inbox.stat().st_ino

@@ -72,6 +72,7 @@ class OpenAIEngine:
         model: str = "deepseek-ai/DeepSeek-OCR",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
         """Raises `EngineStartError` for addresses that are none.  `model` is the name under which it is served."""
         if not settings.base_urls:
@@ -88,6 +89,7 @@ class OpenAIEngine:
         self._key = ""
         self._clock = clock
         self._sleep = sleep
+        self._keep_alive_s = keep_alive_s
         self._client: httpx2.AsyncClient | None = None
         capacity = settings.concurrency * len(settings.base_urls)
         #: Pages beyond the capacity wait here, before their time runs.
@@ -112,7 +114,7 @@ class OpenAIEngine:
             limits=httpx2.Limits(
                 max_connections=self.info.capacity,
                 max_keepalive_connections=self.info.capacity,
-                keepalive_expiry=KEEP_ALIVE_S,
+                keepalive_expiry=self._keep_alive_s,
             ),
         )
         try:

@@ -59,6 +59,8 @@ CUDA_BATCH: Final = 4
 #: and the prompt of one page (4e12 operations) before its first token.
 CPU_HANG_S: Final = 900.0
 CUDA_HANG_S: Final = 120.0
+#: The state of an engine between its start and its model's first word.
+LOADING: Final = "loading the model"
 #: A process that closed its end of the pipe ends within this time, or is killed.
 END_S: Final = 5.0
 
@@ -109,7 +111,7 @@ class TransformersEngine:
         _check_packages()
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
-        self._state = "loading the model"
+        self._state = LOADING
         self._child = child = _Child((self._model, self._device, self._batch_size))
         child.listen(
             lambda message: loop.call_soon_threadsafe(self._take, message),
@@ -195,7 +197,7 @@ class TransformersEngine:
     def _take(self, message: Any) -> None:
         self._heard_at = asyncio.get_running_loop().time()
         match message:
-            case Ready() if self._ready is not None and not self._ready.done():
+            case Ready() if self._state == LOADING and self._ready is not None and not self._ready.done():
                 self._state = "ready"
                 self._ready.set_result(None)
             case Refused(reason) if self._ready is not None and not self._ready.done():
@@ -215,7 +217,7 @@ class TransformersEngine:
     def _end(self, exitcode: int | None) -> None:
         """The process ended, for whatever reason."""
         how = f"killed by {signal.Signals(-exitcode).name}" if exitcode and exitcode < 0 else f"exit code {exitcode}"
-        if self._state in {"ready", "loading the model"}:
+        if self._state in {"ready", LOADING}:
             self._state = f"dead (its process ended: {how})"
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(

@@ -41,10 +41,13 @@ def kill_cores(processes: Sequence[Any]) -> None:
 
 
 def _runs(process: Any) -> bool:
+    """Whether it may still hold the card, as one does whose first thread has ended and whose others have not."""
     import psutil  # noqa: PLC0415 - the same
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return bool(
+            process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
+        )  # fmt: skip
     return False
 
 
