@@ -292,7 +292,7 @@ def ocr(
     files: tuple[Path, ...], folder: Path, engine: str | None, task: str, prompt: str, text: str, mode: str | None,
     exports: tuple[Export, ...], config_path: Path | None, *, second_pass: bool, overwrite: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    """Read files now, without a daemon; needs no configuration."""
+    """Read files now, side by side, without a daemon; needs no configuration."""
     import asyncio
 
     from daemon import log

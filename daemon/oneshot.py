@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from daemon.assembly import EXPORT_SUFFIXES, Assembler, Draft
 from daemon.checkpoints import checkpointed_page, checkpointed_pages, write_checkpoint
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from deepseek_ocr.document import Page
     from deepseek_ocr.pages import DocumentInfo
     from deepseek_ocr.prompt import Options
+
+
+#: Files that are open at once, at least; so many as the engine reads pages at once where that is more.
+MIN_OPEN_FILES = 2
+#: So many files keep their bars; of more, those that are done are counted in one.
+MAX_BARS = 10
 
 
 @dataclass(slots=True)
@@ -62,9 +68,19 @@ class Order:
     overwrite: bool = False
 
 
-async def read_file(
-    reader: Reader, assembler: Assembler, path: Path, order: Order, on_page: Callable[[int, int], object]
-) -> Result:
+class Tools:
+    """What all files of one call share."""
+
+    def __init__(self, reader: Reader, assembler: Assembler) -> None:
+        self.reader = reader
+        self.assembler = assembler
+        capacity = reader.engine.info.capacity
+        #: Places of pages in flight, given in the order of the files, and of files that are open.
+        self.pages = asyncio.Semaphore(capacity)
+        self.files = asyncio.Semaphore(max(MIN_OPEN_FILES, capacity))
+
+
+async def read_file(tools: Tools, path: Path, order: Order, on_page: Callable[[int, int], object]) -> Result:
     """Read one file and write `<name>.md`, `<name>.json` and what else is wanted into a folder.
 
     `on_page(done, total)` is called at the start and after each page.  Raises `EngineError`; all else that can go wrong
@@ -75,7 +91,7 @@ async def read_file(
     if taken and not order.overwrite:
         return Result(shown, "failed", "output_exists", f"{taken[0]} is there already; --overwrite replaces it")
     try:
-        outputs, summary = await _read_and_write(reader, assembler, path, order, on_page)
+        outputs, summary = await _read_and_write(tools, path, order, on_page)
     except DocumentError as error:
         return Result(shown, "failed", error.slug, f"{error}. {error.remedy}")
     except PageError as error:
@@ -101,20 +117,21 @@ def _targets(path: Path, order: Order) -> list[Path]:
 
 
 async def _read_and_write(
-    reader: Reader, assembler: Assembler, path: Path, order: Order, on_page: Callable[[int, int], object]
+    tools: Tools, path: Path, order: Order, on_page: Callable[[int, int], object]
 ) -> tuple[list[str], Summary]:
+    reader = tools.reader
     info = await reader.inspect(path)
     with _writing():
         temporary = tempfile.TemporaryDirectory(prefix="ocr-daemon-", dir=order.folder)
     with temporary:
         folder = Path(temporary.name)
-        await _read_pages(reader, path, info, order, folder, on_page)
+        await _read_pages(tools, path, info, order, folder, on_page)
         with _writing():
             draft = Draft(
                 folder, path.name, path, _head(reader, path, info, order),
                 partial(checkpointed_pages, folder, "", info.page_count), reader.limits, order.wanted,
             )  # fmt: skip
-            outputs, summary = await assembler.assemble(draft, asyncio.to_thread)
+            outputs, summary = await tools.assembler.assemble(draft, asyncio.to_thread)
             remove_tree(order.folder / f"{path.name}{IMAGES_SUFFIX}")  # of an earlier call; --overwrite was given
             for output in outputs:
                 (folder / output).replace(order.folder / output)
@@ -122,15 +139,14 @@ async def _read_and_write(
 
 
 async def _read_pages(
-    reader: Reader, path: Path, info: DocumentInfo, order: Order, folder: Path, on_page: Callable[[int, int], object]
+    tools: Tools, path: Path, info: DocumentInfo, order: Order, folder: Path, on_page: Callable[[int, int], object]
 ) -> None:
     """Both passes, each with the pages side by side; what they give is kept in a folder."""
-    done = 0
+    reader, done = tools.reader, 0
     on_page(done, info.page_count)
-    places = asyncio.Semaphore(reader.engine.info.capacity)
 
     async def keep(reading: Callable[[], Awaitable[Page]]) -> None:
-        async with places:
+        async with tools.pages:
             page = await reading()
         with _writing():
             write_checkpoint(folder, "", page)
@@ -210,7 +226,7 @@ def as_dict(result: Result) -> dict[str, Any]:
 
 
 async def read_files(settings: Settings, files: tuple[Path, ...], order: Order, *, quiet: bool) -> list[Result]:
-    """Read files one after the other, the pages of each side by side, with a progress bar on standard error.
+    """Read files side by side, as many pages at once as the engine takes, with a progress bar on standard error.
 
     Raises `EngineError`: without an engine no other file is read either; `Refused` where it is asked for too much.
     """
@@ -218,34 +234,49 @@ async def read_files(settings: Settings, files: tuple[Path, ...], order: Order, 
     if order.second_pass:
         refuse_second_pass(engine, "leave --second-pass out")
     order.folder.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True, quiet=quiet)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("pages"),
+        TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(),
     )
-    results = []
-    #: Output names are made of a file's last part only, so two files of one call can have the same.
-    names: dict[str, Path] = {}
-    with contextlib.ExitStack() as stack, Progress(*columns, console=console) as progress:
-        starting = progress.add_task(f"{engine.info.name} engine starts", total=None)
+    with contextlib.ExitStack() as stack, Progress(*columns, console=Console(stderr=True, quiet=quiet)) as progress:
+        starting = progress.add_task(f"{engine.info.name} engine starts", total=None, unit="")
         async with Reader(engine, limits=page_limits(settings)) as reader:
             stack.callback((assembler := Assembler(reader.picture)).close)
             progress.remove_task(starting)
+            return await read_all(Tools(reader, assembler), files, order, progress)
+
+
+async def read_all(tools: Tools, files: tuple[Path, ...], order: Order, progress: Progress) -> list[Result]:
+    """The results in the order of the files."""
+    counted = progress.add_task("all", total=len(files), unit="files") if len(files) > MAX_BARS else None
+    #: Output names are made of a file's last part only, so two files of one call can have the same.
+    names: dict[str, Path] = {}
+
+    async def one(path: Path) -> Result:
+        async with tools.files:
+            bar = progress.add_task(display(path.name), total=None, unit="pages")
+            try:
+                return await read_file(
+                    tools, path, order, lambda done, total: progress.update(bar, completed=done, total=total)
+                )
+            finally:
+                if counted is not None:
+                    progress.remove_task(bar)
+                    progress.advance(counted)
+
+    async def refused(path: Path, first: Path) -> Result:
+        detail = f"its output would have the name of that of {display(str(first))}; read it into another folder"
+        return Result(display(str(path)), "failed", "output_exists", detail)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            reading = []
             for path in files:
                 first = names.setdefault(path.name, path)
-                if first is not path:
-                    detail = (
-                        f"its output would have the name of that of {display(str(first))}; read it into another folder"
-                    )
-                    results.append(Result(display(str(path)), "failed", "output_exists", detail))
-                    continue
-                bar = progress.add_task(display(path.name), total=None)
-
-                def on_page(done: int, total: int, bar: TaskID = bar) -> None:
-                    progress.update(bar, completed=done, total=total)
-
-                results.append(await read_file(reader, assembler, path, order, on_page))
-    return results
+                reading.append(group.create_task(one(path) if first is path else refused(path, first)))
+    except ExceptionGroup as faults:
+        raise _deciding(faults) from faults
+    return [task.result() for task in reading]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from rich.progress import Progress
 
 from daemon import samples
 from daemon.assembly import Assembler
 from daemon.cli import cli
-from daemon.oneshot import Order, read_file
+from daemon.oneshot import Order, Tools, read_all, read_file
 from deepseek_ocr.errors import EngineDeadError
 from deepseek_ocr.prompt import Options
 from deepseek_ocr.reader import Reader
-from tests.conftest import wait_until
+from tests.conftest import eventually, wait_until
 from tests.documents import bars, jpeg, scanned_pdf, text_pdf
 from tests.fakes import FakeEngine, run_here
 from tests.service import LIMIT_S, REPOSITORY, Service, can_drop_override, command, environment
@@ -434,9 +436,9 @@ def test_ocr_reads_on_after_a_page_that_condemns_its_document(papers: Path) -> N
     assert not list(papers.glob("ocr-daemon-*"))
 
 
-def assembler(reader: Reader) -> Assembler:
-    """One without processes."""
-    return Assembler(reader.picture, run_here)
+def tools(reader: Reader) -> Tools:
+    """With an assembler that starts no process."""
+    return Tools(reader, Assembler(reader.picture, run_here))
 
 
 async def test_an_engine_that_dies_ends_the_command(papers: Path) -> None:
@@ -445,7 +447,7 @@ async def test_an_engine_that_dies_ends_the_command(papers: Path) -> None:
     engine.answers[1] = [EngineDeadError("it died")]
     async with Reader(engine, workers=1) as reader:
         with pytest.raises(EngineDeadError):
-            await read_file(reader, assembler(reader), papers / "letter.pdf", Order(papers, Options()), lambda *_: None)
+            await read_file(tools(reader), papers / "letter.pdf", Order(papers, Options()), lambda *_: None)
     assert not list(papers.glob("*.md"))  # noqa: ASYNC240 - nothing else runs any more
 
 
@@ -454,9 +456,26 @@ async def test_an_output_that_cannot_be_written_is_the_result(papers: Path) -> N
     nowhere = papers / "nowhere"
     async with Reader(FakeEngine(), workers=1) as reader:
         order = Order(nowhere, Options())
-        result = await read_file(reader, assembler(reader), papers / "letter.pdf", order, lambda *_: None)
+        result = await read_file(tools(reader), papers / "letter.pdf", order, lambda *_: None)
     assert (result.status, result.reason) == ("failed", "unwritable_output")
     assert f"{nowhere}: No such file or directory" in result.detail
+
+
+async def test_files_are_read_side_by_side(papers: Path) -> None:
+    """One-page files fill the engine together, no more pages than it takes, and come back in the order of the call."""
+    engine = FakeEngine(capacity=6)
+    engine.gate.clear()
+    files = tuple(papers / f"{number}.pdf" for number in range(30))
+    for number, path in enumerate(files):
+        path.write_bytes(text_pdf(1, words=f"number {number}"))
+    async with Reader(engine, workers=1) as reader:
+        with Progress(disable=True) as progress:
+            reading = asyncio.create_task(read_all(tools(reader), files, Order(papers, Options()), progress))
+            await eventually(lambda: len(engine.calls) == 6)
+            engine.gate.set()
+            results = await reading
+    assert [result.path for result in results] == [str(path) for path in files]
+    assert all(result.pages == 1 and result.outputs for result in results)
 
 
 def test_ocr_of_two_files_of_one_name(papers: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,7 @@ def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     names = [row.name for row in TABLE if request.config.getoption("all_samples") or not row.heavy]
     folder = tmp_path_factory.mktemp("read")
     config = folder / "config.toml"
-    config.write_text('[engine]\nbackend = "cpu"\n[engine.cpu]\nworkers = 1\n', encoding="utf-8")
+    config.write_text('[engine]\nbackend = "cpu"\n[engine.cpu]\nworkers = 2\n', encoding="utf-8")
 
     def some(names: list[str], out: str) -> dict[str, Any]:
         result = command(
@@ -171,13 +170,11 @@ def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         assert result.returncode in {0, 1}, result.stderr  # 1: some of them cannot be read
         return {str(Path(one["path"]).relative_to(FOLDER)): one for one in json.loads(result.stdout)}
 
-    # Most have one page, which one core reads.
-    with ThreadPoolExecutor(2) as both:
-        first, second = both.map(some, (names[::2], names[1::2]), ("out0", "out1"))
-    accounts = first | second
+    accounts = some(names, "out")
     # Where other programs had the cores a dense page ran into the engine's limit: those once more, one by one.
-    if late := [name for name in names if any(map(is_late, accounts[name]["problems"]))]:
-        accounts |= some(late, "out2")
+    for name in names:
+        if any(map(is_late, accounts[name]["problems"])):
+            accounts |= some([name], f"again-{name}")
     for account in accounts.values():
         texts = [Path(output).read_text(encoding="utf-8") for output in account["outputs"]]
         account["markdown"], account["document"] = (texts[0], json.loads(texts[1])) if texts else ("", {"pages": []})
