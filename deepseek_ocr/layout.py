@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.rows import Row
 
 #: Changes whenever the same lines make other regions; a part of what an engine says of itself.
-VERSION: Final = "layout-2"
+VERSION: Final = "layout-3"
 
 # Lengths below are in units of the letter size of the lines concerned, unless they say otherwise.
 

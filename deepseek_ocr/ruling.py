@@ -1,9 +1,11 @@
 """The straight lines drawn on a page, from its picture.  Runs in worker processes.
 
-What is dark over a longer way than any stroke of a letter, level or upright, is a rule; the page must lie straight.
+What is dark over a longer way than any stroke of a letter, level or upright, is a rule, or what is light on a page that
+is dark; the page must lie straight.
 
 Left to others: which rules make a table (`grids.py`).
-Residual risks: rules that are dotted, or hardly darker than the paper, are not found; underlines are rules too.
+Residual risks: rules that are dotted, or hardly darker than the paper, are not found; underlines are rules too; light
+letters on a dark part of a light page have rules between them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 MAX_SIDE_PX = 3000
 #: Grey levels (of 255) by which a rule is darker than what is around it.
 CONTRAST = 14
+#: The mean grey level of a page below which its paper is dark.
+DARK_PAPER = 128
 #: The shortest stretch that is seen, in heights of the usual line of text; a row of a table is about as high as 1.2.
 LEVEL_RUN = 1.5
 UPRIGHT_RUN = 1.0
@@ -40,6 +44,8 @@ def find_rules(grey: Grey, line_px: float) -> list[Rule]:
         size = max(1, grey.shape[1] // factor), max(1, grey.shape[0] // factor)
         grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
     line = line_px / factor
+    if cv2.mean(grey)[0] < DARK_PAPER:
+        grey = 255 - grey
     around = 2 * max(5, round(line)) + 1
     dark = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, around, CONTRAST)
     thickest = max(MIN_THICKNESS_PX, MAX_THICKNESS * line)

@@ -39,6 +39,17 @@ def test_letters_and_dark_areas() -> None:
     assert all(min(abs(rule.at - edge) for edge in edges) < LINE for rule in find_rules(page, LINE))
 
 
+def test_light_on_dark() -> None:
+    """A page with light print has the rules of its negative; the dark between its letters is none."""
+    page = paper()
+    for row in range(8):
+        cv2.putText(page, "HILL Tell it FILE l1 -- EEL", (40, 80 + 40 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 0, 2)
+    assert find_rules(255 - page, LINE) == []
+    page[500:503, 100:700] = 0
+    (rule,) = find_rules(255 - page, LINE)
+    assert (rule.at, rule.start, rule.end) == pytest.approx((501.5, 100, 700), abs=2)
+
+
 def test_grain_hides_no_rule() -> None:
     """A thin grey rule on grainy paper is found, whole or in parts."""
     page = paper(level=225)
