@@ -28,13 +28,14 @@ export ORT_DISABLE_TELEMETRY := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-vllm test-crash bench check format lock install clean
+.PHONY: help venv demo test test-vllm test-crash test-samples bench check format lock install clean
 
 help:
 	@echo 'make demo        see it work: documents go in, Markdown comes out'
 	@echo 'make test        the whole test suite, on two to four cores, no GPU needed'
 	@echo 'make test-vllm   the engines for a GPU with the real vLLM on the CPU and a tiny model; 2 GB, needs Python 3.11'
 	@echo 'make test-crash  the crash tests, 100 rounds instead of 25'
+	@echo 'make test-samples all documents of ../shared/samples with both engines; make test reads a choice of them'
 	@echo 'make check       formatting, lint, types, import order'
 	@echo 'make bench       what the service costs and gains, with baselines; wants the machine for itself'
 	@echo 'make format      mend formatting and what lint can mend'
@@ -57,6 +58,9 @@ test-vllm: $(VLLM_STAMP)
 
 test-crash: venv
 	$(BIN)/python -m pytest tests/test_crash.py --rounds 100 -rP
+
+test-samples: venv
+	$(BIN)/python -m pytest tests/test_samples.py --all-samples
 
 bench: venv
 	for name in journey inbox long_pdf latency cpu cpu_path preprocess grounding; do $(BIN)/python -m bench.$$name || exit 1; done
