@@ -83,8 +83,10 @@ def lettering_of(picture: Image, text: str) -> Lettering:
     height = CJK_HEIGHT if cjk else SMALL_HEIGHT if has_small else CAPITAL_HEIGHT
     by_width = picture.shape[1] / (sum(map(_width, text)) + BOX_RIM)
     grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-    levels = np.cumsum(np.bincount(grey.ravel(), minlength=256)) / grey.size
-    black, paper = (int(np.searchsorted(levels, share)) for share in (BLACK_SHARE, PAPER_SHARE))
+    black, middle, white = _levels(grey, BLACK_SHARE, 0.5, 1 - BLACK_SHARE)
+    if middle - black < white - middle:  # light letters: less than half of a line are strokes
+        grey = cv2.subtract(np.full_like(grey, 255), grey)
+    black, paper = _levels(grey, BLACK_SHARE, PAPER_SHARE)
     letters = sum(map(str.isalnum, text))
     if paper - black < 2 or not letters:  # noqa: PLR2004 - an empty picture
         return Lettering(letters, cjk, by_width, 0.0, 0.0)
@@ -96,6 +98,12 @@ def lettering_of(picture: Image, text: str) -> Lettering:
     strokes = cv2.countNonZero(cv2.subtract(ink[:, 1:], ink[:, :-1]))
     area = float(np.minimum(dark, paper - black).sum()) / (paper - black)
     return Lettering(letters, cjk, by_width, float(full[-1] - full[0] + 1) / height, area / strokes if strokes else 0.0)
+
+
+def _levels(grey: NDArray[np.uint8], *shares: float) -> list[int]:
+    """The grey levels up to which so many of the pixels go."""
+    levels = np.cumsum(np.bincount(grey.ravel(), minlength=256)) / grey.size
+    return [int(np.searchsorted(levels, share)) for share in shares]
 
 
 def _width(letter: str) -> float:

@@ -57,6 +57,14 @@ def test_weight(regular: str, bold: str) -> None:
     assert [type_.bold for type_ in types(lines)] == [False] * 8 + [True] * 4
 
 
+@pytest.mark.parametrize("font", ["helv", "hebo", "tiro", "cobo"])
+def test_light_letters(font: str) -> None:
+    """Light type on dark is measured like its negative."""
+    for text in TEXTS:
+        dark = picture(text, 11.0, font)
+        assert lettering_of(255 - dark, text) == lettering_of(dark, text)
+
+
 def test_page_all_in_bold_has_none() -> None:
     """Bold is what stands out."""
     assert not any(type_.bold for type_ in types([(text, 11.0, "hebo") for text in TEXTS]))
