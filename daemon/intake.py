@@ -59,6 +59,8 @@ class Intake:
         self.running: dict[asyncio.Task[None], Share] = {}
         self._worker = worker
         self._tasks = tasks
+        #: Shares whose open jobs are known here.
+        self._taken_over: set[Share] = set()
         self._solo: list[tuple[Share, Job]] = []
         #: Those of them that run: one, and others whose shares stand still.
         self._alone: set[asyncio.Task[None]] = set()
@@ -91,6 +93,7 @@ class Intake:
 
     def take_over(self, share: Share, recovered: list[Recovered], *, unclean: bool) -> None:
         """Go on with what an earlier process left: alone and one by one if it was killed."""
+        self._taken_over.add(share)
         for one in recovered:
             if one.account is not None or not unclean:
                 self._spawn(share, self._worker.carry(share, one.job))
@@ -115,6 +118,8 @@ class Intake:
                 if loser.folders.lost and not loser.reason and loser not in self._searching:
                     self._searching.add(loser)
                     self._spawn(loser, self._carry_lost(loser))
+            if any(share.adopted and share not in self._taken_over and not share.stands_still for share in self.shares):
+                continue  # its watcher finds files already, and what a crash left in it comes first
             if self._next_solo():
                 continue
             while share := self._next_share():
@@ -178,6 +183,7 @@ class Intake:
     def drop(self, share: Share) -> list[asyncio.Task[None]]:
         """Take nothing more from a share; the open jobs it has."""
         self.shares.remove(share)
+        self._taken_over.discard(share)
         self._solo = [(other, job) for other, job in self._solo if other is not share]
         return [task for task, other in self.running.items() if other is share]
 

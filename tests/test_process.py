@@ -197,6 +197,20 @@ def test_a_second_daemon_on_the_state_folder_is_refused(service: Service) -> Non
     serves_next(service)
 
 
+def test_nothing_new_is_taken_before_what_a_crash_left(service: Service) -> None:
+    """Not even what lies in the inbox while the engine starts: its watcher finds it before the open jobs are known."""
+    service.start().ready()
+    freeze(service)
+    service.root.drop("old.pdf", text_pdf(2, words="old"))
+    begun(service, "old.pdf")
+    service.kill_group()
+    service.root.drop("new.pdf", text_pdf(1, words="new"))
+    service.start().ready()
+    service.finished("new.pdf")
+    order = [(event["event"], event["file"]) for event in service.events() if event["event"].startswith("job.")]
+    assert order.index(("job.done", "old.pdf")) < order.index(("job.claimed", "new.pdf"))
+
+
 # Stops
 
 
