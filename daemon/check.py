@@ -60,10 +60,13 @@ def check(settings: Settings, *, engine: bool = True) -> list[Finding]:
 
 
 def forget(settings: Settings, name: str) -> bool:
-    """Let the next start set up an inbox's root anew; False if there is no such inbox."""
+    """Let the next start set up an inbox's root anew; False if there is no such inbox.
+
+    Raises `OSError` or `sqlite3.Error` if there is no ledger to forget it.
+    """
     for inbox in settings.inbox:
         if inbox.name == name:
-            connection = connect(settings.service.state_dir / FILE_NAME)
+            connection = connect(settings.service.state_dir / FILE_NAME, create=False)
             forget_root(connection, inbox.root)
             connection.close()
             return True
@@ -103,7 +106,7 @@ def _root(root: Root, settings: Settings, topic: str) -> Iterator[Finding]:
         else:
             yield Finding("warning", topic, f"{root.path.parent} does not exist: is the share mounted?")
         return
-    if not exists(root.marker) and _known(settings, root.path):
+    if read_json(root.marker) is None and _known(settings, root.path):
         yield Finding(
             "warning", topic,
             f"{root.path} has lost its {root.marker.name}: is the share mounted? If it was set up anew on purpose, "

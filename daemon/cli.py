@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from daemon.config import Export, Settings
 
 EX_ATTENTION, EX_UNAVAILABLE, EX_CONFIG = 1, 69, 78
+#: As a shell tells that SIGTERM has ended a command.
+EX_STOPPED = 143
 #: How long a thread may take to end after the last work was given up.
 HANG_S = 2.0
 CONFIG_VARIABLE = "OCR_DAEMON_CONFIG"
@@ -138,6 +140,8 @@ def _complain(notifier: Any, group: BaseExceptionGroup[Exception], code: int) ->
 @click.option("--forget-root", metavar="INBOX", help="The root of this inbox was set up anew on purpose: accept it.")
 def check(config_path: Path | None, *, as_json: bool, no_engine: bool, forget_root: str | None) -> int:
     """Say whether the service can start: configuration, folders, engine."""
+    import sqlite3
+
     from daemon import log
     from daemon.check import check as look
     from daemon.check import forget
@@ -145,8 +149,11 @@ def check(config_path: Path | None, *, as_json: bool, no_engine: bool, forget_ro
     log.set_up("warning")  # on standard error, beside what is printed
     path = _config_path(config_path)
     settings = _load(path)
-    if forget_root is not None and not forget(settings, forget_root):
-        raise click.UsageError(f"there is no inbox {forget_root!r}")
+    try:
+        if forget_root is not None and not forget(settings, forget_root):
+            raise click.UsageError(f"there is no inbox {forget_root!r}")
+    except (OSError, sqlite3.Error) as error:
+        raise Exit(f"the root of {forget_root!r} cannot be forgotten: {error}", EX_ATTENTION) from error
     findings = look(settings, engine=not no_engine)
     code = max((finding.exit_code for finding in findings), default=0)
     if as_json:
@@ -312,6 +319,8 @@ def ocr(
     try:
         order = Order(folder, options, Wanted(exports=exports), second_pass=second_pass, overwrite=overwrite)
         results = asyncio.run(read_files(settings, files, order, quiet=as_json))
+    except asyncio.CancelledError as stopped:
+        raise Exit("stopped; the files that were finished are written", EX_STOPPED) from stopped
     except EngineError as error:
         raise Exit(str(error), EX_UNAVAILABLE) from error
     except (Refused, OSError) as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import tempfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 from rich.console import Console
@@ -87,10 +88,11 @@ async def read_file(tools: Tools, path: Path, order: Order, on_page: Callable[[i
     with one file is its result.
     """
     shown = display(str(path))
-    taken = [target for target in _targets(path, order) if target.exists()]
-    if taken and not order.overwrite:
-        return Result(shown, "failed", "output_exists", f"{taken[0]} is there already; --overwrite replaces it")
     try:
+        with _writing():  # a name that is too long
+            taken = [target for target in _targets(path, order) if target.exists()]
+        if taken and not order.overwrite:
+            return Result(shown, "failed", "output_exists", f"{taken[0]} is there already; --overwrite replaces it")
         outputs, summary = await _read_and_write(tools, path, order, on_page)
     except DocumentError as error:
         return Result(shown, "failed", error.slug, f"{error}. {error.remedy}")
@@ -228,8 +230,13 @@ def as_dict(result: Result) -> dict[str, Any]:
 async def read_files(settings: Settings, files: tuple[Path, ...], order: Order, *, quiet: bool) -> list[Result]:
     """Read files side by side, as many pages at once as the engine takes, with a progress bar on standard error.
 
-    Raises `EngineError`: without an engine no other file is read either; `Refused` where it is asked for too much.
+    Raises `EngineError`: without an engine no other file is read either; `Refused` where it is asked for too much;
+    `CancelledError` on SIGTERM and SIGHUP, which leave nothing half-made as SIGINT does.
     """
+    loop, command = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(number, command.cancel)
     _, engine = build_engine(settings, [order.options.task])
     if order.second_pass:
         refuse_second_pass(engine, "leave --second-pass out")
@@ -258,14 +265,13 @@ async def read_all(tools: Tools, files: tuple[Path, ...], order: Order, progress
     async def one(path: Path) -> Result:
         async with tools.files:
             bar = progress.add_task(display(path.name), total=None, unit="pages")
-            try:
-                return await read_file(
-                    tools, path, order, lambda done, total: progress.update(bar, completed=done, total=total)
-                )
-            finally:
-                if counted is not None:
-                    progress.remove_task(bar)
-                    progress.advance(counted)
+            result = await read_file(
+                tools, path, order, lambda done, total: progress.update(bar, completed=done, total=total)
+            )
+            if counted is not None:
+                progress.remove_task(bar)
+                progress.advance(counted)
+            return result
 
     async def refused(path: Path, first: Path) -> Result:
         detail = f"its output would have the name of that of {display(str(first))}; read it into another folder"

@@ -115,6 +115,25 @@ def test_a_lost_marker_is_a_warning_until_it_is_forgotten(site: Service) -> None
     assert "PAUSED" not in site.manager.status
 
 
+def test_a_damaged_marker_is_as_good_as_none(site: Service) -> None:
+    """The service pauses for it, so it is told here, too."""
+    site.start().ready()
+    assert site.stop() == 0
+    (site.root.path / MARKER).write_text('{"root_id": ', encoding="ascii")
+    assert f"has lost its {MARKER}" in messages(check(load(site.config), engine=False), "warning")
+
+
+def test_nothing_is_forgotten_without_a_ledger(site: Service, tmp_path: Path) -> None:
+    """A sentence, as where the state folder is another one than the service's, and none is made."""
+    elsewhere = tmp_path / "elsewhere"
+    arguments = ("check", "--config", str(site.config), "--no-engine", "--forget-root", "default")
+    wrong = command(*arguments, STATE_DIRECTORY=str(elsewhere))
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "the root of 'default' cannot be forgotten: " in wrong.stderr
+    assert "there is no ledger yet" in wrong.stderr
+    assert not elsewhere.exists()
+
+
 def _link(site: Service) -> None:
     (site.root.done).rmdir()
     (site.root.path / "elsewhere").mkdir()

@@ -478,6 +478,37 @@ async def test_files_are_read_side_by_side(papers: Path) -> None:
     assert all(result.pages == 1 and result.outputs for result in results)
 
 
+def test_a_name_too_long_for_its_outputs_is_that_files_result(papers: Path) -> None:
+    """The others come out, and all have their account."""
+    name = f"{'n' * 246}.pdf"
+    (papers / name).write_bytes(text_pdf(1, words="long"))
+    result = ocr(papers, "--json", name, "letter.pdf")
+    assert result.returncode == 1, result.stderr
+    long, letter = json.loads(result.stdout)
+    assert (long["status"], long["reason"]) == ("failed", "unwritable_output")
+    assert "File name too long" in long["detail"]
+    assert letter["status"] == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_sigterm_leaves_nothing_half_made(papers: Path) -> None:
+    """Temporary folders go, as with Ctrl-C; what was finished stays."""
+    (papers / "long.pdf").write_bytes(text_pdf(3000, lines=30))
+    with subprocess.Popen(
+        [sys.executable, "-m", "daemon", "ocr", "--engine", "textlayer", "letter.pdf", "long.pdf"],
+        cwd=papers, env=environment(PYTHONPATH=str(REPOSITORY)), stderr=subprocess.PIPE, text=True,
+    ) as reading:  # fmt: skip
+        wait_until((papers / "letter.pdf.md").exists, LIMIT_S)
+        wait_until(lambda: list(papers.glob("ocr-daemon-*/pages/*")), LIMIT_S)
+        reading.terminate()
+        _, said = reading.communicate(timeout=LIMIT_S)
+    assert reading.returncode == 143, said
+    assert "stopped; the files that were finished are written" in said
+    assert not list(papers.glob("ocr-daemon-*"))
+    assert not (papers / "long.pdf.md").exists()
+
+
 def test_ocr_of_two_files_of_one_name(papers: Path) -> None:
     """The second would take the outputs of the first, with --overwrite in silence: it fails and says so."""
     (papers / "mail").mkdir()
