@@ -188,6 +188,9 @@ class Folders:
 
     def mark(self, job: Job, mark: str, account: dict[str, Any]) -> None:
         """Leave the durable mark from which the rest follows, whoever does it."""
+        # Where somebody has cleared work/, the job still has to end; without work/ itself it waits.
+        with contextlib.suppress(FileExistsError):
+            self.job_folder(job).mkdir()
         write_atomic(self.job_folder(job) / mark, to_json(account))
 
     def finish(self, job: Job, mark: str) -> None:

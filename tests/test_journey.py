@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import threading
 import time
 from contextlib import AsyncExitStack
@@ -388,6 +389,23 @@ async def test_a_source_that_somebody_deletes_from_work(root: DropRoot, tmp_path
         root.drop("next.pdf", fake_document(1, "next"))
         await eventually(lambda: out(root, "next.pdf"))
         await eventually(lambda: not any(root.work.iterdir()))
+
+
+async def test_a_job_whose_folder_somebody_clears_away(root: DropRoot, tmp_path: Path) -> None:
+    """It fails like one whose file was deleted, instead of going round for ever and keeping its place."""
+    async with Journey(tmp_path, root, max_attempts=1) as journey:
+        journey.reader.gate.clear()
+        content = fake_document(1, "cleared")
+        root.drop("cleared.pdf", content)
+        await eventually(lambda: journey.reader.calls)
+        (folder,) = root.work.iterdir()
+        shutil.rmtree(folder)
+        root.forget(content)
+        journey.reader.gate.set()
+        await eventually((root.failed / "cleared.pdf.error.json").exists)
+        await eventually(lambda: not journey.intake.running)
+        assert not list(root.work.iterdir())
+    assert rows(tmp_path)["cleared.pdf"].status == "failed"
 
 
 # Stop, crash, and the next start
