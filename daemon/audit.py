@@ -112,8 +112,12 @@ def _look(root: Root, connection: sqlite3.Connection, instance: str) -> Balance:
     endings: dict[str, set[str]] = {}
     for entry in rows.values():
         endings.setdefault(entry.name, set()).add(entry.status)
+    # A reason may outlive its original for a moment, or a killed `retry`; and it may have the name of a document.
+    reasons = {f"{entry.name}{suffix}" for entry in ever for suffix in (".error.json", ".error.txt")}
+    no_reasons = failed - reasons
     for entry in rows.values():
-        _count(balance, entry, endings[entry.name], root, open_folders, done, failed, outbox)
+        in_failed = failed if entry.status == "failed" else no_reasons
+        _count(balance, entry, endings[entry.name], root, open_folders, done, in_failed, outbox)
     unknown_jobs = {name for name in open_folders - set(rows) if (root.work / name / JOB_FILE).exists()}
     balance.pending += len(found.new) + len(unknown_jobs)
     balance.ignored = found.ignored
@@ -121,9 +125,7 @@ def _look(root: Root, connection: sqlite3.Connection, instance: str) -> Balance:
     explained = balance.done + balance.partial + balance.failed + balance.ignored + balance.pending
     if balance.seen != explained:
         balance.differences.append(f"seen {balance.seen}, explained {explained}")
-    # A reason may outlive its original for a moment, or a killed `retry`.
-    reasons = {f"{entry.name}{suffix}" for entry in ever for suffix in (".error.json", ".error.txt")}
-    _unexplained(balance, rows, done, failed - reasons, outbox, unknown_jobs)
+    _unexplained(balance, rows, done, no_reasons, outbox, unknown_jobs)
     _check_lines(balance, rows, root.outbox / f"manifest-{instance}.jsonl")
     for name in _names(root.staging) - open_folders:
         balance.differences.append(f"staging holds {name}, which is no open job")

@@ -47,8 +47,10 @@ def retry(settings: Settings, *, names: tuple[str, ...], everything: bool, reaso
             if root_id is None:
                 continue
             # The newest first: where a name was used again, the file that has it now is the newest document's.
+            newer: set[str] = set()
             for entry in reversed(entries(connection, root_id, "failed")):
-                source = _original(root, entry)
+                source = _original(root, entry, by_name=entry.name not in newer)
+                newer.add(entry.name)
                 named = _words(entry) & set(names)
                 wanted = everything or reason == entry.reason or named
                 if entry.retried_at is not None or not wanted or source is None:
@@ -89,11 +91,14 @@ def failed_names(settings: Settings) -> list[str]:
     ]
 
 
-def _original(root: Root, entry: Entry) -> Path | None:
-    """Where a failed original lies: under its job's id if somebody else's file had the name (`Folders.finish`)."""
+def _original(root: Root, entry: Entry, *, by_name: bool) -> Path | None:
+    """Where a failed original lies: under its job's id if somebody else's file had the name (`Folders.finish`).
+
+    `by_name`: no newer document has had the name since.
+    """
     place = root.failed / entry.name
     by_job = [place.with_name(entry.job_id + suffix) for suffix in (place.suffix.lower(), ".bin")]
-    return next(filter(exists, (*by_job, place)), None)
+    return next(filter(exists, (*by_job, *[place] * by_name)), None)
 
 
 def _words(entry: Entry) -> set[str]:

@@ -243,6 +243,13 @@ async def test_differences(office: Office, spoil: Callable[[Office, str], None],
         assert pattern == difference or (".*" in pattern and difference.startswith(pattern.split(".*")[0]))
 
 
+async def test_a_document_that_is_called_like_a_reason(office: Office) -> None:
+    """`x.pdf.error.txt` was read, and then `x.pdf` failed: its reason in failed/ is not that document."""
+    await office.done("x.pdf.error.txt")
+    await office.failed("x.pdf")
+    assert balance_of(office).differences == []
+
+
 async def test_users_files_in_the_outbox_are_theirs(office: Office) -> None:
     """Only manifests are accounted for: what else people keep in the outbox is no difference, nor is its marker."""
     for name in ("notes.md", MARKER):

@@ -119,6 +119,16 @@ async def test_a_name_that_failed_twice_is_the_newer_document(office: Office) ->
     assert [row.retried_at for row in rows.values() if row.reason == "encrypted"] == [None]
 
 
+async def test_a_reason_gives_back_no_newer_document_of_another(office: Office) -> None:
+    """The first original was taken away, and the name failed again: asking for the first reason finds nothing."""
+    for path in office.root.failed.glob("x.pdf*"):
+        path.unlink()
+    await office.failed("x.pdf", reason="corrupt")
+    given_back = retry(office.settings, names=(), everything=False, reason="encrypted").given_back
+    assert "x.pdf" not in [name for name, _ in given_back]
+    assert (office.root.failed / "x.pdf").exists()
+
+
 async def test_an_original_under_its_jobs_id_is_found(office: Office) -> None:
     """Where a stranger's file has the name in failed/, the original goes back and the stranger's file stays."""
     job = await office.claim("y.PDF")
