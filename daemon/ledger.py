@@ -95,9 +95,17 @@ class Ledger:
         """Open the file, or make it; raises `sqlite3.Error` or `OSError`."""
         self._loop = asyncio.get_running_loop()
         connection = connect(self.path)
+        self._file = self.path.stat()
         self._thread = threading.Thread(target=self._serve, args=(connection,), name="ledger", daemon=True)
         self._thread.start()
         return self
+
+    def is_there(self) -> bool:
+        """Whether the open file is still the one of its name: SQLite goes on in one that was deleted.  Blocks."""
+        try:
+            return os.path.samestat(self.path.stat(), self._file)
+        except FileNotFoundError:
+            return False
 
     async def __aexit__(self, *_: object) -> None:
         """Finish what was asked and close the file."""

@@ -278,10 +278,15 @@ class Supervisor:
         try:
             await asyncio.to_thread(write_atomic, state_dir / status.FILE_NAME, to_json(content), sync=False)
             free = await asyncio.to_thread(free_mb, state_dir)
+            ledger_is_there = await asyncio.to_thread(self._ledger.is_there)
         except OSError as error:
             self._intake.pause("state", f"{state_dir}: {error.strerror or error}")
             return
-        if free < self.settings.limits.min_free_mb:
+        if not ledger_is_there:
+            self._intake.pause(
+                "state", f"{self._ledger.path} was deleted or replaced: stop the service, put it back, start it again"
+            )
+        elif free < self.settings.limits.min_free_mb:
             self._intake.pause("state", f"only {free:.0f} MB are free at {state_dir}")
         else:
             self._intake.resume("state")

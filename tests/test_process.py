@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -470,6 +471,24 @@ def test_a_file_that_may_not_be_read_waits_and_then_fails(make: Callable[..., Se
     assert service.failure("closed.pdf")["reason"] == "no_permission"
     (root.failed / "closed.pdf").chmod(0o600)
     serves_next(service)
+
+
+def test_a_ledger_that_is_deleted_is_a_pause(service: Service) -> None:
+    """SQLite would go on in the file without a name, and all that came would be recorded nowhere."""
+    service.start().ready()
+    serves_next(service)
+    aside = service.state_dir.rename(service.folder / "aside")
+    service.state_dir.mkdir()
+    wait_until(lambda: "ledger.sqlite3 was deleted or replaced" in service.manager.status, LIMIT_S, service.tail)
+    waiting = service.root.drop("waiting.pdf", text_pdf(1, words="waiting"))
+    wait_until(lambda: "1 waiting" in service.manager.status, LIMIT_S, service.tail)
+    assert waiting.exists()
+    assert service.stop() == 0
+    shutil.rmtree(service.state_dir)
+    aside.rename(service.state_dir)
+    service.start().ready()
+    assert "waiting 1.1" in service.output("waiting.pdf")
+    assert service.audit()["done"] == 2
 
 
 # Shares
