@@ -83,8 +83,7 @@ def lettering_of(picture: Image, text: str) -> Lettering:
     height = CJK_HEIGHT if cjk else SMALL_HEIGHT if has_small else CAPITAL_HEIGHT
     by_width = picture.shape[1] / (sum(map(_width, text)) + BOX_RIM)
     grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-    black, middle, white = _levels(grey, BLACK_SHARE, 0.5, 1 - BLACK_SHARE)
-    if middle - black < white - middle:  # light letters: less than half of a line are strokes
+    if has_light_letters(grey):
         grey = cv2.subtract(np.full_like(grey, 255), grey)
     black, paper = _levels(grey, BLACK_SHARE, PAPER_SHARE)
     letters = sum(map(str.isalnum, text))
@@ -98,6 +97,12 @@ def lettering_of(picture: Image, text: str) -> Lettering:
     strokes = cv2.countNonZero(cv2.subtract(ink[:, 1:], ink[:, :-1]))
     area = float(np.minimum(dark, paper - black).sum()) / (paper - black)
     return Lettering(letters, cjk, by_width, float(full[-1] - full[0] + 1) / height, area / strokes if strokes else 0.0)
+
+
+def has_light_letters(grey: NDArray[np.uint8]) -> bool:
+    """Whether a line in shades of grey is light on dark: less than half of it are strokes."""
+    black, middle, white = _levels(grey, BLACK_SHARE, 0.5, 1 - BLACK_SHARE)
+    return middle - black < white - middle
 
 
 def _levels(grey: NDArray[np.uint8], *shares: float) -> list[int]:

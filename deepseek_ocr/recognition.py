@@ -32,7 +32,7 @@ from deepseek_ocr.detection import MAX_SIDE_PX, find_lines
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.grids import joined_rules
 from deepseek_ocr.layout import Line, regions_from_lines
-from deepseek_ocr.lettering import lettering_of, types_of
+from deepseek_ocr.lettering import has_light_letters, lettering_of, types_of
 from deepseek_ocr.letters import read_line
 from deepseek_ocr.ruling import find_rules
 from deepseek_ocr.scripts import scripts_of
@@ -115,7 +115,7 @@ def read_image(detection: Path, recognition: Path, image: Image, budget_s: float
     quads, complete = find_lines(ocr.text_det, work, deadline=started + DETECTION_SHARE * budget_s)
     page = _Page(work.shape[1], work.shape[0], rim, _slope(quads))
     line_px = _usual_height(quads)
-    stretches = _rules(work, page, line_px) if quads else []
+    stretches = _rules(work, page, quads, line_px) if quads else []
     # Not joined: the stems of large letters in lines one above the other would make a rule.
     upright = sorted((rule for rule in stretches if not rule.is_level), key=_at)
     lines: list[Line] = []
@@ -227,12 +227,22 @@ def _usual_height(quads: list[Quad]) -> float:
     return statistics.median(min(_length(quad, 1), _length(quad, 3)) for quad in quads) if quads else 0.0
 
 
-def _rules(work: Image, page: _Page, line_px: float) -> list[Rule]:
+def _rules(work: Image, page: _Page, quads: list[Quad], line_px: float) -> list[Rule]:
     """The stretches of rules of the page put straight, in its pixels."""
     grey = cv2.cvtColor(work, cv2.COLOR_BGR2GRAY)
+    # Not how dark the page is: a light sheet may lie on a dark ground.
+    light = 2 * sum(has_light_letters(_around(grey, quad)) for quad in quads) > len(quads)
     if page.slope:
         grey = cv2.warpAffine(grey, page.turn, (page.width, page.height), borderMode=cv2.BORDER_REPLICATE)
-    return find_rules(np.asarray(grey, np.uint8), line_px)
+    return find_rules(np.asarray(grey, np.uint8), line_px, light=light)
+
+
+def _around(grey: Image, quad: Quad) -> Image:
+    """What is in the upright box around a line, a pixel at least."""
+    inside = np.maximum(quad, 0).astype(int)
+    left, top = np.minimum(inside.min(axis=0), (grey.shape[1] - 1, grey.shape[0] - 1)).tolist()
+    right, bottom = inside.max(axis=0).tolist()
+    return grey[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def _crossings(level: Any, upright: list[Rule]) -> list[float]:

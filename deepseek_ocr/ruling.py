@@ -1,11 +1,11 @@
 """The straight lines drawn on a page, from its picture.  Runs in worker processes.
 
-What is dark over a longer way than any stroke of a letter, level or upright, is a rule, or what is light on a page that
-is dark; the page must lie straight.
+What is dark over a longer way than any stroke of a letter, level or upright, is a rule, or what is light where the
+print is light; the page must lie straight.
 
-Left to others: which rules make a table (`grids.py`).
-Residual risks: rules that are dotted, or hardly darker than the paper, are not found; underlines are rules too; light
-letters on a dark part of a light page have rules between them.
+Left to others: which rules make a table (`grids.py`), whether the print is light.
+Residual risks: rules that are dotted, or hardly darker than the paper, are not found; underlines are rules too; on a
+page with both kinds of print what is between the letters of the rarer kind may be taken for rules.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 MAX_SIDE_PX = 3000
 #: Grey levels (of 255) by which a rule is darker than what is around it.
 CONTRAST = 14
-#: The mean grey level of a page below which its paper is dark.
-DARK_PAPER = 128
 #: The shortest stretch that is seen, in heights of the usual line of text; a row of a table is about as high as 1.2.
 LEVEL_RUN = 1.5
 UPRIGHT_RUN = 1.0
@@ -37,14 +35,14 @@ MAX_THICKNESS = 0.4
 MIN_THICKNESS_PX = 5
 
 
-def find_rules(grey: Grey, line_px: float) -> list[Rule]:
-    """Rules on a level page, in pixels; `line_px` is the usual height of a line of text there."""
+def find_rules(grey: Grey, line_px: float, *, light: bool = False) -> list[Rule]:
+    """Rules on a level page, in pixels; `line_px` is the usual height of a line of text there, `light` its print."""
     factor = max(1, math.ceil(max(grey.shape) / MAX_SIDE_PX))
     if factor > 1:
         size = max(1, grey.shape[1] // factor), max(1, grey.shape[0] // factor)
         grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
     line = line_px / factor
-    if cv2.mean(grey)[0] < DARK_PAPER:
+    if light:
         grey = 255 - grey
     around = 2 * max(5, round(line)) + 1
     dark = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, around, CONTRAST)

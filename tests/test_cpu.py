@@ -160,6 +160,22 @@ def test_stems_of_large_letters_are_no_rules() -> None:
     assert words.startswith("The Hill Title The Hill Title"), words
 
 
+@pytest.mark.parametrize("ground", ["light", "dark", "a light sheet on dark"])
+def test_light_and_dark_grounds(ground: str) -> None:
+    """What is between letters is no rule that cuts their lines, whether they are dark, light, or on a small sheet."""
+    title = "<div style='font: bold 24px sans-serif; line-height: 0.95'>The keeper of<br>the harbour</div>"
+    body = f"<p style='font: 12px sans-serif'>{'He counted every boat that came home. ' * 8}</p>"
+    image = rendered({(60, 60, 540, 130): title, (60, 140, 540, 300): body})
+    if ground == "dark":
+        image = 255 - image
+    elif ground != "light":
+        sheet = image[80:620]
+        image = np.zeros((3 * sheet.shape[0], *sheet.shape[1:]), np.uint8)
+        image[sheet.shape[0] : 2 * sheet.shape[0]] = sheet
+    said = "".join(region.text for region in read(image).regions).replace(" ", "")
+    assert said == "Thekeeperoftheharbour" + "Hecountedeveryboatthatcamehome." * 8
+
+
 def test_script_without_guard_is_told_so(tmp_path: Path) -> None:
     """A program that starts the engine outside `if __name__ == "__main__":` learns that this is what is missing."""
     script = tmp_path / "script.py"

@@ -44,9 +44,9 @@ def test_light_on_dark() -> None:
     page = paper()
     for row in range(8):
         cv2.putText(page, "HILL Tell it FILE l1 -- EEL", (40, 80 + 40 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 0, 2)
-    assert find_rules(255 - page, LINE) == []
+    assert find_rules(255 - page, LINE, light=True) == []
     page[500:503, 100:700] = 0
-    (rule,) = find_rules(255 - page, LINE)
+    (rule,) = find_rules(255 - page, LINE, light=True)
     assert (rule.at, rule.start, rule.end) == pytest.approx((501.5, 100, 700), abs=2)
 
 
