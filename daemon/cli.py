@@ -2,7 +2,7 @@
 
 Exit codes: 0 well; 1 something needs attention (audit differs, a document failed, the service does not run); 2 wrong
 usage; 69 the engine cannot start; 78 what waiting cannot mend (configuration, folders, permissions): the unit does
-not restart on it.
+not restart on it; 143 `ocr` was stopped.
 
 Each subcommand imports what it needs when it runs: `status` must answer at once, and worker processes load this
 module when they start.
@@ -10,10 +10,10 @@ module when they start.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,12 @@ import click
 from deepseek_ocr.prompt import AUTO, Mode, Options, Task, mode_choice
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from daemon.config import Export, Settings
 
 EX_ATTENTION, EX_UNAVAILABLE, EX_CONFIG = 1, 69, 78
-#: As a shell tells that SIGTERM has ended a command.
-EX_STOPPED = 143
+EX_STOPPED = 143  # as a shell tells of SIGTERM
 #: How long a thread may take to end after the last work was given up.
 HANG_S = 2.0
 CONFIG_VARIABLE = "OCR_DAEMON_CONFIG"
@@ -88,6 +89,7 @@ def run(config_path: Path | None) -> int:
 
     from daemon import log
     from daemon.engines import Refused
+    from daemon.roots import threads_hang
     from daemon.supervisor import Supervisor
     from daemon.systemd import Notifier
     from deepseek_ocr.errors import EngineStartError
@@ -111,19 +113,10 @@ def run(config_path: Path | None) -> int:
         structlog.get_logger().exception("service.crashed")
         code = EX_ATTENTION
     notifier.close()
-    _leave_hanging_threads(code)
+    if threads_hang(HANG_S):  # on a dead share: the interpreter would wait for them for ever
+        sys.stderr.flush()
+        os._exit(code)
     return code
-
-
-def _leave_hanging_threads(code: int) -> None:
-    """End at once if a thread hangs on a dead share: the interpreter would wait for it for ever."""
-    deadline = time.monotonic() + HANG_S
-    for thread in threading.enumerate():
-        if thread.name.startswith("disk-"):
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                sys.stderr.flush()
-                os._exit(code)
 
 
 def _complain(notifier: Any, group: BaseExceptionGroup[Exception], code: int) -> int:
@@ -140,8 +133,6 @@ def _complain(notifier: Any, group: BaseExceptionGroup[Exception], code: int) ->
 @click.option("--forget-root", metavar="INBOX", help="The root of this inbox was set up anew on purpose: accept it.")
 def check(config_path: Path | None, *, as_json: bool, no_engine: bool, forget_root: str | None) -> int:
     """Say whether the service can start: configuration, folders, engine."""
-    import sqlite3
-
     from daemon import log
     from daemon.check import check as look
     from daemon.check import forget
@@ -149,11 +140,9 @@ def check(config_path: Path | None, *, as_json: bool, no_engine: bool, forget_ro
     log.set_up("warning")  # on standard error, beside what is printed
     path = _config_path(config_path)
     settings = _load(path)
-    try:
+    with _ledger_or(f"the root of {forget_root!r} cannot be forgotten"):
         if forget_root is not None and not forget(settings, forget_root):
             raise click.UsageError(f"there is no inbox {forget_root!r}")
-    except (OSError, sqlite3.Error) as error:
-        raise Exit(f"the root of {forget_root!r} cannot be forgotten: {error}", EX_ATTENTION) from error
     findings = look(settings, engine=not no_engine)
     code = max((finding.exit_code for finding in findings), default=0)
     if as_json:
@@ -203,14 +192,10 @@ def status(config_path: Path | None, *, as_json: bool) -> int:
 @json_option
 def audit(config_path: Path | None, *, as_json: bool) -> int:
     """Account for every document ever seen; exit code 1 on any difference."""
-    import sqlite3
-
     from daemon.audit import audit as look
 
-    try:
+    with _ledger_or("the account cannot be made"):
         balances = look(_load(_config_path(config_path)))
-    except (OSError, sqlite3.Error) as error:
-        raise Exit(f"the account cannot be made: {error}", EX_ATTENTION) from error
     code = EX_ATTENTION if any(balance.differences for balance in balances) else 0
     if as_json:
         _print_json({"ok": code == 0, "inboxes": [balance.as_dict() for balance in balances]})
@@ -249,16 +234,12 @@ def retry(
 
     NAME is a path in failed/, its last part, or a job's id.
     """
-    import sqlite3
-
     from daemon.retry import retry as give_back
 
     if sum((bool(names), everything, reason is not None)) != 1:
         raise click.UsageError("give names, or --all, or --reason SLUG")
-    try:
+    with _ledger_or("not everything could be given back"):
         result = give_back(_load(_config_path(config_path)), names=names, everything=everything, reason=reason)
-    except (OSError, sqlite3.Error) as error:
-        raise Exit(f"not everything could be given back: {error}", EX_ATTENTION) from error
     missing = bool(result.unmatched) or (not result.given_back and not everything)
     if as_json:
         given_back = [{"name": name, "path": path} for name, path in result.given_back]
@@ -402,6 +383,17 @@ def _load(path: Path | None) -> Settings:
         return load(path) if path else defaults()
     except ConfigError as error:
         raise Exit(str(error), EX_CONFIG) from error
+
+
+@contextlib.contextmanager
+def _ledger_or(complaint: str) -> Iterator[None]:
+    """What needs the ledger; without one, or where a folder does not answer, the command ends with this complaint."""
+    import sqlite3
+
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise Exit(f"{complaint}: {error}", EX_ATTENTION) from error
 
 
 def _print_json(content: Any) -> None:

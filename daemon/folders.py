@@ -191,6 +191,8 @@ class Folders:
         # Where somebody has cleared work/, the job still has to end; without work/ itself it waits.
         with contextlib.suppress(FileExistsError):
             self.job_folder(job).mkdir()
+            self.save(job)  # without it the next start would take the folder for a damaged one
+            sync_folder(self.root.work)
         write_atomic(self.job_folder(job) / mark, to_json(account))
 
     def finish(self, job: Job, mark: str) -> None:

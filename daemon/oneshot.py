@@ -234,9 +234,14 @@ async def read_files(settings: Settings, files: tuple[Path, ...], order: Order, 
     `CancelledError` on SIGTERM and SIGHUP, which leave nothing half-made as SIGINT does.
     """
     loop, command = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
+
+    def stop(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)  # a second one ends it at once, as where a share hangs
+        command.cancel()
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-            loop.add_signal_handler(number, command.cancel)
+            loop.add_signal_handler(number, stop, number)
     _, engine = build_engine(settings, [order.options.task])
     if order.second_pass:
         refuse_second_pass(engine, "leave --second-pass out")

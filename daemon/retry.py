@@ -49,8 +49,9 @@ def retry(settings: Settings, *, names: tuple[str, ...], everything: bool, reaso
             # The newest first: where a name was used again, the file that has it now is the newest document's.
             newer: set[str] = set()
             for entry in reversed(entries(connection, root_id, "failed")):
-                source = _original(root, entry, by_name=entry.name not in newer)
+                by_name = entry.name not in newer
                 newer.add(entry.name)
+                source = _original(root, entry, by_name=by_name)
                 named = _words(entry) & set(names)
                 wanted = everything or reason == entry.reason or named
                 if entry.retried_at is not None or not wanted or source is None:
@@ -59,7 +60,7 @@ def retry(settings: Settings, *, names: tuple[str, ...], everything: bool, reaso
                 make_folders(root.inbox, target.parent.relative_to(root.inbox))
                 move(source, target)
                 mark_retried(connection, entry.job_id, time.time())
-                for suffix in (".error.json", ".error.txt"):
+                for suffix in (".error.json", ".error.txt") if by_name else ():  # else they are the newer one's
                     (root.failed / f"{entry.name}{suffix}").unlink(missing_ok=True)
                 given_back.append((display(entry.name), display(str(target.relative_to(root.inbox)))))
                 for name in named:

@@ -296,6 +296,17 @@ class Threads:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
+def threads_hang(within_s: float) -> bool:
+    """Whether a thread of any root still waits for its disk after so many seconds."""
+    deadline = time.monotonic() + within_s
+    for thread in threading.enumerate():
+        if thread.name.startswith("disk-"):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                return True
+    return False
+
+
 def this_owner(instance: str) -> Owner:
     """The owner that this process is."""
     pid = os.getpid()

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.config import Inbox
-from daemon.durable import TEMPORARY_PREFIX, read_json
+from daemon.durable import TEMPORARY_PREFIX, read_json, remove_tree
 from daemon.folders import (
     FAILED,
     JOB_FILE,
@@ -525,6 +525,18 @@ def test_a_manifest_that_is_out_settles_it(tmp_path: Path) -> None:
     (recovered,) = folders_at(tmp_path).recover()
     assert recovered.account == read_json(folders.root.outbox / "x.pdf.manifest.json")
     assert (folders.job_folder(job) / PUBLISHED).exists()
+
+
+def test_a_mark_in_a_folder_that_was_cleared_away_is_found_again(tmp_path: Path) -> None:
+    """Killed behind it, the next start finishes the job; a folder without job.json would go back to the inbox."""
+    folders = folders_at(tmp_path)
+    job = claim(folders, "x.pdf")
+    remove_tree(folders.job_folder(job))
+    account = {"job_id": job.job_id, "status": "failed", "reason": "gave_up", "name": "x.pdf", "finished_at": 2.0}
+    folders.mark(job, FAILED, account)
+    folders = folders_at(tmp_path)
+    (recovered,) = folders.recover()
+    assert (recovered.job.job_id, recovered.account, folders.rescued) == (job.job_id, account, [])
 
 
 def test_the_manifest_of_another_document_settles_nothing(tmp_path: Path) -> None:
