@@ -122,7 +122,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     threads, children = set(threading.enumerate()), _children()
     yield
     deadline = time.monotonic() + GONE_S
-    while (left := [*_new_threads(threads), *(_children() - children)]) and time.monotonic() < deadline:
+    while (left := [*_new_threads(threads), *_new_children(children)]) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     assert not left, f"threads or child processes still run: {left}"
     folder = request.node.funcargs.get("tmp_path")
@@ -139,16 +139,21 @@ def _new_threads(before: set[threading.Thread]) -> list[threading.Thread]:
     ]
 
 
-def _children() -> set[str]:
+def _new_children(before: dict[str, str]) -> list[str]:
+    """Child processes that were not there before; one that was may have ended since, as a server that a test kills."""
+    return [f"{pid} {command}" for pid, command in _children().items() if pid not in before]
+
+
+def _children() -> dict[str, str]:
     """Child processes of this one, with their command lines; multiprocessing's tracker stays for good."""
-    found = set()
+    found = {}
     for listing in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for pid in listing.read_text(encoding="ascii").split():
                 with contextlib.suppress(OSError):
                     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     if "multiprocessing.resource_tracker" not in command:
-                        found.add(f"{pid} {command or '(ended, not waited for)'}")
+                        found[pid] = command or "(ended, not waited for)"
     return found
 
 
