@@ -102,6 +102,12 @@ class Journey:
         for share in self.intake.shares:
             await share.threads.run(share.root.release)
 
+    async def intake_looks(self) -> None:
+        """Have the intake look for something to begin, and begin it."""
+        self.intake.wake()
+        turns = iter(range(5))
+        await eventually(lambda: next(turns, None) is None)
+
     def kill(self) -> None:
         """Leave everything lying as it is; nobody signs off."""
         self.worker.passes.draining = True
@@ -375,37 +381,27 @@ async def test_a_manifest_of_another_document_is_never_replaced(root: DropRoot, 
     assert (manifest(root, "x~2.pdf")["status"], manifest(root, "x~2.pdf")["attempts"]) == ("done", 0)
 
 
-async def test_a_source_that_somebody_deletes_from_work(root: DropRoot, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "clear", [lambda folder: next(folder.glob("source.*")).unlink(), shutil.rmtree], ids=["its file", "all of it"]
+)
+async def test_a_job_that_somebody_clears_out_of_work(
+    root: DropRoot, tmp_path: Path, clear: Callable[[Path], object]
+) -> None:
     """A document whose file is gone for good fails instead of going round for ever; the next one is served."""
     async with Journey(tmp_path, root, max_attempts=1) as journey:
         journey.reader.gate.clear()
         content = fake_document(1, "deleted")
         root.drop("deleted.pdf", content)
         await eventually(lambda: journey.reader.calls)
-        next(root.work.glob("*/source.*")).unlink()
+        (folder,) = root.work.iterdir()
+        clear(folder)
         root.forget(content)
         journey.reader.gate.set()
         await eventually((root.failed / "deleted.pdf.error.json").exists)
         root.drop("next.pdf", fake_document(1, "next"))
         await eventually(lambda: out(root, "next.pdf"))
         await eventually(lambda: not any(root.work.iterdir()))
-
-
-async def test_a_job_whose_folder_somebody_clears_away(root: DropRoot, tmp_path: Path) -> None:
-    """It fails like one whose file was deleted, instead of going round for ever and keeping its place."""
-    async with Journey(tmp_path, root, max_attempts=1) as journey:
-        journey.reader.gate.clear()
-        content = fake_document(1, "cleared")
-        root.drop("cleared.pdf", content)
-        await eventually(lambda: journey.reader.calls)
-        (folder,) = root.work.iterdir()
-        shutil.rmtree(folder)
-        root.forget(content)
-        journey.reader.gate.set()
-        await eventually((root.failed / "cleared.pdf.error.json").exists)
-        await eventually(lambda: not journey.intake.running)
-        assert not list(root.work.iterdir())
-    assert rows(tmp_path)["cleared.pdf"].status == "failed"
+    assert rows(tmp_path)["deleted.pdf"].status == "failed"
 
 
 # Stop, crash, and the next start
@@ -538,9 +534,7 @@ async def test_nothing_is_taken_while_the_last_one_runs_alone(root: DropRoot, tm
         await eventually(lambda: reader.in_flight == 2)
         root.drop("new.pdf", fake_document(1, "new"))
         await eventually(lambda: journey.intake.shares[0].watcher.found)
-        journey.intake.wake()
-        for _ in range(10):  # turns of the loop, in one of which the intake looks
-            await asyncio.sleep(0)
+        await journey.intake_looks()
         assert len(journey.intake.running) == journey.intake.to_run_alone == 1
         assert (root.inbox / "new.pdf").exists()
         reader.gate.set()
@@ -568,9 +562,7 @@ async def test_one_that_runs_alone_and_stands_still_for_a_while_runs_alone_after
         await eventually(lambda: not away.paused)
         new = roots[1].drop("new.pdf", fake_document(1, "new"))
         await eventually(lambda: well.watcher.found)
-        journey.intake.wake()
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await journey.intake_looks()
         assert new.exists()
         assert len(journey.intake.running) == journey.intake.to_run_alone == 1
         journey.kill()
