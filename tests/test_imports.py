@@ -128,6 +128,7 @@ ENGINES = [
     "vllm_guard",
     "vllm_sam_attention",
     "vllm_sam",
+    "vllm_attention",
     "vllm_encoder",
     "vllm_pixels",
     "vllm_model",

@@ -26,6 +26,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageSize
 
+from deepseek_ocr.engine import vllm_attention
 from deepseek_ocr.engine.vllm_encoder import Encoder, Plan
 from deepseek_ocr.engine.vllm_pixels import ADDRESS_LENGTH, PixelReader
 from deepseek_ocr.engine.vllm_plan import ENCODER_KEY
@@ -95,6 +96,7 @@ class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
         # vLLM's CUDA graphs of the encoder hold one view size and float pixels.  It asks whether the class has the
         # methods, which it inherits; so the wish is taken back, before vLLM acts on it after loading.
         vllm_config.compilation_config.cudagraph_mm_encoder = False
+        vllm_attention.register()
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.encoder_plan = plan_in(vllm_config.additional_config)
 
