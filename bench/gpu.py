@@ -124,7 +124,7 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
             assert not page.problem, page.problem
             ends.append(time.perf_counter())
 
-        await asyncio.gather(*(one(number) for number in range(32)))
+        await asyncio.gather(*(one(number) for number in range(min(count, 32))))
         alone = []
         for number in range(LATENCY_TRIES):
             started = time.perf_counter()
@@ -271,7 +271,7 @@ def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[d
     for figures in figures_of(
         "bench.gpu", "--stage", "png" if stage == "unguarded" else stage, "--model", arguments.model,
         "--pages", arguments.pages or PAGES[stage], "--pictures", folder / "pictures", "--folder", folder,
-        "--presets", arguments.presets,
+        "--presets", arguments.presets, "--at-once", arguments.at_once,
         environment=environment,
     ):  # fmt: skip
         print(f"{stage}: {json.dumps(figures)} ({time.perf_counter() - begun:.0f} s)", flush=True)
@@ -312,7 +312,8 @@ def run(arguments: argparse.Namespace) -> None:
         case "png":
             asyncio.run(png(arguments.model, pictures, arguments.pages, arguments.folder))
         case "scaling":
-            asyncio.run(gpu_scaling.scaling(arguments.model, pictures, arguments.pages))
+            at_once = [int(count) for count in arguments.at_once.split(",") if count]
+            asyncio.run(gpu_scaling.scaling(arguments.model, pictures, arguments.pages, at_once))
         case "daemon" | "kill":
             daemon(arguments.model, pictures, arguments.pages, arguments.folder, kill=arguments.stage == "kill")
         case "presets":
@@ -327,6 +328,7 @@ def main() -> int:
     parser.add_argument("--stages", default="recipe,png,daemon")
     parser.add_argument("--stage")
     parser.add_argument("--presets", default=",".join(gpu_presets.PRESETS))
+    parser.add_argument("--at-once", default=gpu_scaling.AT_ONCE, help="of scaling: fewer pages at once, or none")
     parser.add_argument("--pages", type=int, default=0)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--folder", type=Path)

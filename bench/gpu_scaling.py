@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 #: What is read before anything is measured.
 WARM_UP_PAGES = 32
 #: Pages at once; one is a page alone, and as many as the engine takes are the run over all pages.
-AT_ONCE = (8, 32, 64, 128, 256, 448)
+AT_ONCE = "8,32,64,128,256,448"
 #: Pages that end while a step is measured, at least.
 FEWEST = 32
 
 
-async def scaling(model: str, pictures: list[Path], most: int) -> None:
-    """Report each figure as soon as it is there; `most` pages are the largest run."""
+async def scaling(model: str, pictures: list[Path], most: int, fewer: list[int]) -> None:
+    """Report each figure as soon as it is there; `most` pages are the largest run, `fewer` are so many at once."""
     begun = time.perf_counter()
     engine = FixedLengthEngine(model, settings=VllmSettings(**json.loads(os.environ.get("BENCH_VLLM_SETTINGS", "{}"))))
     async with Reader(engine) as reader:
@@ -57,7 +57,7 @@ async def scaling(model: str, pictures: list[Path], most: int) -> None:
         report(alone_s=sorted(alone))
         for count in (most // 64, most // 16, most // 4, most):
             report(**await _run(engine, read_one, ends, max(count, 1)))
-        await _fewer_at_once(engine, read_one, ends)
+        await _fewer_at_once(engine, read_one, ends, fewer)
 
 
 async def _run(
@@ -82,8 +82,10 @@ async def _run(
     return figures
 
 
-async def _fewer_at_once(engine: FixedLengthEngine, read_one: Callable[[], Awaitable[None]], ends: list[float]) -> None:
-    """Pages a second at each step of `AT_ONCE` that the engine takes."""
+async def _fewer_at_once(
+    engine: FixedLengthEngine, read_one: Callable[[], Awaitable[None]], ends: list[float], fewer: list[int]
+) -> None:
+    """Pages a second at each of these numbers of pages at once that the engine takes, in rising order."""
     mean = sum(lengths()) / CYCLE
 
     async def read_on() -> None:
@@ -99,7 +101,7 @@ async def _fewer_at_once(engine: FixedLengthEngine, read_one: Callable[[], Await
             await asyncio.sleep(0.01)
 
     try:
-        for at_once in AT_ONCE:
+        for at_once in fewer:
             if at_once >= engine.plan.max_num_seqs:
                 break
             readers += [asyncio.create_task(read_on()) for _ in range(at_once - len(readers))]

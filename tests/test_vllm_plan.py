@@ -21,6 +21,7 @@ from deepseek_ocr.engine.vllm_plan import (
     VllmSettings,
     capture_sizes,
     look_at_card,
+    new_pages_together,
     plan_for,
 )
 from deepseek_ocr.errors import EngineStartError
@@ -139,12 +140,17 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         look_at_card(0)
 
 
+def test_small_engines_do_not_wait_for_several_pages() -> None:
+    """A place is a tenth of the engine there; with 896 pages at once four are awaited."""
+    assert [new_pages_together(pages) for pages in (1, 10, 100, 447, 448, 896)] == [1, 1, 1, 1, 2, 4]
+
+
 @given(pages=st.integers(1, 2000), tokens=st.integers(1, 20_000))
 def test_captured_steps_waste_little(pages: int, tokens: int) -> None:
-    """Each step up to that of two new pages beside all others has a graph at most an eighth, or 8 tokens, larger."""
+    """Each step up to that of the new pages beside all others has a graph at most an eighth, or 8 tokens, larger."""
     sizes = capture_sizes(Plan(pages, tokens, 0.9, ""))
     assert sizes == sorted(set(sizes))
-    assert sizes[-1] == min(tokens, pages + 2 * 960)
+    assert sizes[-1] == min(tokens, pages + (new_pages_together(pages) + 1) * 960)
     for smaller, larger in itertools.pairwise(sizes):
         assert larger - smaller <= max(8, larger / 8)
 

@@ -6,7 +6,8 @@ token, looks for all that could have ended it or come with it, and sends each to
 loop then takes apart one by one.  Here a page whose prompt is done is not asked for pictures, asks for room when it
 needs some, and sends `STREAM_INTERVAL` tokens at a time; the first goes at once, and the last with all that are left.
 Where nothing can happen to a page but one token more, it is scheduled and its token noted in loops of our own; vLLM
-schedules and reports all others beside them.
+schedules and reports all others beside them.  And new pages come a few at a time where hundreds are read, as a step
+with a new page costs all others something.
 
 Left to others: everything else, the order included.
 Residual risks: what is changed is the same in 0.25.1 and 0.28.0, but vLLM says of this interface that it may change;
@@ -26,6 +27,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import RequestStatus
 
+from deepseek_ocr.engine.vllm_plan import new_pages_together
 from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 
 if TYPE_CHECKING:
@@ -49,9 +51,10 @@ class Answer(NamedTuple):
 
 
 class _ForPages(Scheduler):
-    """The five changes."""
+    """The six changes."""
 
     running: list[Request]
+    max_num_running_reqs: int
 
     #: Tokens that a request is given in advance for one that the card still works on; taken back when it comes.
     _placeholders = 0
@@ -69,6 +72,16 @@ class _ForPages(Scheduler):
         )
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """A step, with new pages where enough places are free for several, or for all that wait."""
+        most = self.max_num_running_reqs
+        free = most - len(self.running)
+        if free < new_pages_together(most) and len(self.waiting) > free:
+            self.max_num_running_reqs = len(self.running)
+        output = self._schedule(throttle_prefills)
+        self.max_num_running_reqs = most
+        return output
+
+    def _schedule(self, throttle_prefills: bool) -> SchedulerOutput:
         """A step as vLLM schedules it; what it does for a page that only goes on is done for all of them together.
 
         It is let to schedule the others, with what these leave of the step's tokens and places, and they are added to

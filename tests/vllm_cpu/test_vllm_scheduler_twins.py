@@ -20,6 +20,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from deepseek_ocr.engine import vllm_plan
 from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.engine.vllm_scheduler import PageScheduler, StepwisePageScheduler
 from tests.vllm_cpu.tiny_model import build
@@ -158,6 +159,39 @@ def test_it_does_as_vllm_does(config: VllmConfig, ours: type[Scheduler], theirs:
         together += mine.seen
     # Most tokens are not vLLM's business.
     assert together < alone / 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(PageScheduler, AsyncScheduler), (StepwisePageScheduler, Scheduler)], ids=["ahead", "stepwise"]
+)
+def test_new_pages_come_together(
+    monkeypatch: pytest.MonkeyPatch, config: VllmConfig, ours: type[Scheduler], theirs: type[Scheduler]
+) -> None:
+    """Several at a time while more wait than find a place; each page gets the tokens that it gets of vLLM."""
+    monkeypatch.setattr(vllm_plan, "PAGES_FOR_EACH_NEW", 2)
+    most = config.scheduler_config.max_num_seqs
+    together = vllm_plan.new_pages_together(most)
+    assert together == 3
+    taken_in: dict[str, list[int]] = {}
+    sent = {}
+    for kind in (ours, theirs):
+        led = Led(kind, config, 400, 0)
+        lot = random.Random(0)  # noqa: S311 - no secret
+        for number in range(60):
+            led.add(str(number), lot.randint(1, 100), 0)
+        counts = taken_in[kind.__name__] = []
+        while led.scheduler.has_requests() or led.steps:
+            waiting, free = len(led.scheduler.waiting), most - len(led.scheduler.running)
+            led.step()
+            new = waiting - len(led.scheduler.waiting)
+            if new:
+                counts.append(new)
+                # A step has tokens for two prompts and a half: the third goes on in the next one.
+                assert kind is theirs or free >= min(together, waiting)
+        sent[kind.__name__] = dict(led.sent)
+    assert len(sent[ours.__name__]) == 60
+    assert sent[ours.__name__] == sent[theirs.__name__]
+    assert len(taken_in[ours.__name__]) < len(taken_in[theirs.__name__]) / 1.5
 
 
 def step_both(mine: Led, yours: Led) -> None:
