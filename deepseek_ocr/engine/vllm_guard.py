@@ -2,8 +2,9 @@
 
 A logits processor of vLLM's V1 interface, the same in 0.25.1 and 0.28.0.  `NoRepeatGuard` takes the requests that
 vLLM's own `NGramPerReqLogitsProcessor` takes, as long as they decode greedily, and bans what that bans.  That one needs
-the ids of the last step on the host, which has to wait for the card at every step; here the host sends the lengths of
-the answers and a dozen kernels for the whole batch, whatever the answers say and whatever rules they follow.
+the ids of the last step on the host, which has to wait for the card at every step; here the host launches three
+kernels for the whole batch, whatever the answers say and whatever rules they follow, and sends the lengths of the
+answers where they are not what the card expects.
 
 Decoding is greedy and no processor runs after this one, so the id that vLLM is about to choose is the argmax of what
 `apply` returns: it is written down at the place that the length of the answer gives.  That length vLLM keeps on the
@@ -57,7 +58,7 @@ class _Guarded:
     row: int | None = None
 
 
-class _Tables(NamedTuple):
+class Tables(NamedTuple):
     """Rules side by side, for n-grams as long as the longest and a window as wide as the widest; by rule, or by row.
 
     An n-gram of a shorter rule is the end of a longer one, of which the beginning is ignored.
@@ -85,13 +86,18 @@ class NoRepeatGuard(LogitsProcessor):
         self._numbers: dict[Rule | None, int] = {None: 0}
         # What follows is made when the batch changes; all its rows take part, some without a rule.
         self._lists: list[Sequence[int]] = []
-        #: By row, the numbers of the rules, and on the card what they say.
+        #: By row, the numbers of the rules, and on the card what they say; perhaps of more rows than the batch has.
         self._asked = np.zeros(0, np.int64)
-        self._by_row: _Tables
-        #: Of the ids that are looked at, back from the end of the answer, and at last the place of the next.
-        self._places: torch.Tensor
-        #: (rows, ends) of zeros, in float32 as the logits that a sampler hands over.
-        self._nothing: torch.Tensor
+        self._by_row: Tables
+        #: By row, how long the answers are on the card.
+        self._expected = np.zeros(0, np.int64)
+        self._lengths = torch.zeros(0, dtype=torch.int64, device=device)
+        if device.type == "cpu":
+            self._ban, self._remember = ban, remember
+        else:
+            from deepseek_ocr.engine import vllm_guard_kernels as kernels  # noqa: PLC0415 - no Triton for a CPU
+
+            self._ban, self._remember = kernels.ban, kernels.remember
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -148,43 +154,62 @@ class NoRepeatGuard(LogitsProcessor):
         batch = [self._rows.get(row, nobody) for row in range(size)]
         self._lists = [guarded.output_ids for guarded in batch]
         asked = np.fromiter((guarded.rule for guarded in batch), np.int64, size)
-        if np.array_equal(asked, self._asked):
+        # A batch that shrank needs nothing new.
+        if len(self._asked) >= size and np.array_equal(asked, self._asked[:size]):
             return
         self._asked = asked
         numbers, rules = np.unique(asked, return_inverse=True)
         known = list(self._numbers)
         tables = _tables([known[number] for number in numbers], self._device)
         here = async_tensor_h2d(rules, self._device)
-        self._by_row = _Tables(*(table[here] for table in tables))
-        looked_at = tables.reach.shape[1] + tables.ignored.shape[2]
-        self._places = torch.arange(-looked_at, 1, device=self._device)
-        self._nothing = torch.zeros(self._by_row.reach.shape, device=self._device)
+        self._by_row = Tables(*(table[here] for table in tables))
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Ban in place, and remember what will be chosen; logits (rows, vocabulary)."""
         if not self._rows:
             return logits
-        # From pinned memory: a plain copy would wait for the forward pass that the card is busy with.
-        lengths = async_tensor_h2d(np.fromiter(map(len, self._lists), np.int64, len(self._lists)), self._device)
-        lengths = lengths[:, None]
-        reach, ignored, exempt = self._by_row
-        before = ignored.shape[2]
-        ids = self._ids[: len(lengths)]
-        places = (lengths + self._places) % KEPT
-        # Where an answer is shorter, what is before its beginning is out of reach.
-        recent = ids.gather(1, places[:, :-1])
-        ngrams = recent.unfold(1, before + 1, 1)  # (rows, ends, n), a view
-        last = ngrams[..., -1]
-        repeated = (ngrams[..., :-1] == recent[:, None, -before:]).logical_or_(ignored).all(dim=-1)
-        repeated &= reach <= lengths
-        repeated &= (last[..., None] != exempt).all(dim=-1)
-        # Adding -inf or nothing needs no list of what is banned, whose length only the card knows.
-        logits.scatter_add_(1, last, self._nothing.masked_fill(repeated, -torch.inf))
-        ids.scatter_(1, places[:, -1:], logits.argmax(dim=-1)[:, None])
+        lengths = np.fromiter(map(len, self._lists), np.int64, len(self._lists))
+        if not np.array_equal(lengths, self._expected):
+            # From pinned memory: a plain copy would wait for the forward pass that the card is busy with.
+            self._lengths = async_tensor_h2d(lengths, self._device)
+        self._expected = lengths + 1
+        self._ban(logits, self._ids, self._lengths, *self._by_row)
+        self._remember(self._ids, self._lengths, logits.argmax(dim=-1))
         return logits
 
 
-def _tables(rules: Sequence[Rule | None], device: torch.device) -> _Tables:
+def ban(
+    logits: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor, reach: torch.Tensor, ignored: torch.Tensor,
+    exempt: torch.Tensor,
+) -> None:  # fmt: skip
+    """Set to -inf what the rules ban, in plain torch.
+
+    logits (rows, vocabulary); ids (rows or more, KEPT), the one at index i of an answer at i % KEPT; lengths (rows,);
+    of the rules `Tables`, of as many rows or more.
+    """
+    rows = len(lengths)
+    lengths = lengths[:, None]
+    reach, ignored, exempt = reach[:rows], ignored[:rows], exempt[:rows]
+    before = ignored.shape[2]
+    # Where an answer is shorter, what is before its beginning is out of reach.
+    places = torch.arange(-reach.shape[1] - before, 0, device=ids.device)
+    recent = ids[:rows].gather(1, (lengths + places) % KEPT)
+    ngrams = recent.unfold(1, before + 1, 1)  # (rows, ends, n), a view
+    last = ngrams[..., -1]
+    repeated = (ngrams[..., :-1] == recent[:, None, -before:]).logical_or_(ignored).all(dim=-1)
+    repeated &= reach <= lengths
+    repeated &= (last[..., None] != exempt).all(dim=-1)
+    # Adding -inf or nothing needs no list of what is banned.
+    logits.scatter_add_(1, last, torch.zeros(repeated.shape, device=ids.device).masked_fill(repeated, -torch.inf))
+
+
+def remember(ids: torch.Tensor, lengths: torch.Tensor, chosen: torch.Tensor) -> None:
+    """Write down what was chosen (rows,), and that each answer is one id longer."""
+    ids[: len(lengths)].scatter_(1, lengths[:, None] % KEPT, chosen[:, None])
+    lengths += 1
+
+
+def _tables(rules: Sequence[Rule | None], device: torch.device) -> Tables:
     """Of rules that ban something (1 < n <= window), at least one, and None for one that does not."""
     shortest = min(rule.ngram_size for rule in rules if rule)
     some = [rule or Rule(shortest, 0, frozenset()) for rule in rules]
@@ -196,7 +221,7 @@ def _tables(rules: Sequence[Rule | None], device: torch.device) -> _Tables:
     ignored = np.arange(sizes.max() - 1, 0, -1) >= sizes
     most = max(1, *(len(rule.whitelist) for rule in some))
     exempt = np.array([[*sorted(rule.whitelist), *[-1] * (most - len(rule.whitelist))] for rule in some])
-    return _Tables(
+    return Tables(
         async_tensor_h2d(reach, device),
         async_tensor_h2d(ignored[:, None, :], device),
         async_tensor_h2d(exempt[:, None, :], device),
