@@ -1,21 +1,31 @@
 """What is different in vLLM's worker, where hundreds of pages at once leave its one thread no time to waste.
 
+Nearly all pages of a step get one token and nothing else, yet vLLM looks through all of them, one after another, four
+times a step: for what the scheduler says of each, for where its last token is on the card, for the picture in its
+prompt, and to note its new token.  Here arrays do that for those pages, and vLLM's own code for all others.
+
 Left to others: the rest (vLLM), the guard (`vllm_guard.py`), the model (`vllm_model.py`).
-Residual risk: both things are vLLM's inner ones, called alike in 0.25.1 and 0.28.0; its search must set no attribute of
-the runner, and does not.
+Residual risk: what is replaced are vLLM's inner methods, called alike in 0.25.1 and 0.28.0; its search for pictures
+must set no attribute of the runner, and does not.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from vllm.v1.worker.gpu_model_runner import PIN_MEMORY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.outputs import SamplerOutput
 
 
 class PageWorker:
@@ -28,18 +38,114 @@ class PageWorker:
         """Called once, when the engine is there.
 
         vLLM assumes of every processor that is not its own that it wants the ids of the last step on the host, and
-        waits for them before it lets the processors run: ours does not.  And it looks at each step for the picture of
-        each page.
+        waits for them before it lets the processors run: ours does not.
         """
         runner = self.model_runner
         runner.input_batch.logitsprocs_need_output_token_ids = False
-        runner._gather_mm_embeddings = functools.partial(embeddings_of_step, runner)  # noqa: SLF001 - its caller's name
+        for name, ours in REPLACED.items():
+            setattr(runner, name, functools.partial(ours, runner))
+
+
+def update_states(runner: Any, scheduled: SchedulerOutput) -> Any:
+    """Bring the batch to what the scheduler says; of most pages it is only how many tokens they have.
+
+    What comes back is vLLM's.
+    """
+    cached = scheduled.scheduled_cached_reqs
+    requests, rows_of, resumed = runner.requests, runner.input_batch.req_id_to_index, cached.resumed_req_ids
+    if scheduled.scheduled_spec_decode_tokens:
+        return type(runner)._update_states(runner, scheduled)  # noqa: SLF001 - its caller's name
+    rows, counts, others = [], [], []
+    said = zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, cached.num_output_tokens, strict=True)
+    for place, (name, blocks, computed, answered) in enumerate(said):
+        request, row = requests[name], rows_of.get(name)
+        # An answer that has fewer tokens than was thought loses some.
+        plain = blocks is None and row is not None and not request.prev_num_draft_len
+        if plain and answered >= len(request.output_token_ids) and name not in resumed:
+            request.num_computed_tokens = computed
+            rows.append(row)
+            counts.append(computed)
+        else:
+            others.append(place)
+    runner.input_batch.num_computed_tokens_cpu[rows] = counts
+    remaining = copy.copy(scheduled)
+    remaining.scheduled_cached_reqs = replace(
+        cached,
+        req_ids=[cached.req_ids[place] for place in others],
+        new_block_ids=[cached.new_block_ids[place] for place in others],
+        num_computed_tokens=[cached.num_computed_tokens[place] for place in others],
+        num_output_tokens=[cached.num_output_tokens[place] for place in others],
+        # Of stages that do not sample, of which there is none here; in the order of the requests.
+        new_token_ids=[cached.new_token_ids[place] for place in others] if cached.new_token_ids else [],
+    )
+    return type(runner)._update_states(runner, remaining)  # noqa: SLF001 - as above
+
+
+def prepare_input_ids(
+    runner: Any, scheduled: SchedulerOutput, num_reqs: int, total_num_scheduled_tokens: int, cu_num_tokens: np.ndarray
+) -> None:
+    """Put the step's tokens on the card: those of prompts from the host, the last of each answer from the card itself.
+
+    `cu_num_tokens` (num_reqs,): where in the step each request ends.
+    """
+    sampled = runner.input_batch.prev_sampled_token_ids
+    # The last is of several stages (0.28).
+    waits = runner.enable_prompt_embeds or getattr(runner, "_pp_recv_work", None) is not None
+    if sampled is None or scheduled.scheduled_spec_decode_tokens or waits:
+        own = type(runner)._prepare_input_ids  # noqa: SLF001 - its caller's name
+        own(runner, scheduled, num_reqs, total_num_scheduled_tokens, cu_num_tokens)
+        return
+    before = runner.prev_positions.np[:num_reqs]
+    going_on = np.flatnonzero(before >= 0)
+    count = len(going_on)
+    if count < total_num_scheduled_tokens:
+        runner.input_ids.copy_to_gpu(total_num_scheduled_tokens)
+    if not count:
+        return
+    sources, places = before[going_on], cu_num_tokens[going_on].astype(np.int64) - 1
+    if places[-1] == count - 1 and np.array_equal(sources, places):
+        runner.input_ids.gpu[:count].copy_(sampled[:count, 0], non_blocking=True)
+        return
+    both = torch.from_numpy(np.stack((places, sources)))
+    there, here = (both.pin_memory() if PIN_MEMORY else both).to(runner.device, non_blocking=True)
+    runner.input_ids.gpu.scatter_(dim=0, index=there, src=sampled[here, 0])
+
+
+def note_sampled(
+    runner: Any,
+    scheduled: SchedulerOutput,
+    sampled: SamplerOutput,
+    logits: torch.Tensor | None,
+    hidden_states: torch.Tensor,
+    num_scheduled_tokens: int,
+) -> Any:
+    """Note that each request has a token more, which only the card knows yet; what comes back is vLLM's."""
+    own = functools.partial(type(runner)._bookkeeping_sync, runner, scheduled)  # noqa: SLF001 - its caller's name
+    ids, batch = sampled.sampled_token_ids, runner.input_batch
+    if not runner.use_async_scheduling or ids.shape[-1] != 1:
+        return own(sampled, logits, hidden_states, num_scheduled_tokens)
+    kept = batch.prev_sampled_token_ids
+    # It notes one token of each row that it finds.
+    noted = own(replace(sampled, sampled_token_ids=ids[:0]), logits, hidden_states, num_scheduled_tokens)
+    batch.prev_sampled_token_ids = ids if kept is None else kept
+    # Of a prompt that is not done the token is dropped.
+    rows = np.flatnonzero(~runner.discard_request_mask.np[: len(ids)])
+    ends = batch.num_tokens_no_spec[rows]
+    if len(rows) and ends.max() >= runner.max_model_len:
+        raise ValueError(f"a page has {ends.max() + 1} tokens, more than the {runner.max_model_len} of the model")
+    batch.token_ids_cpu[rows, ends] = -1
+    batch.is_token_ids[rows, ends] = True
+    batch.num_tokens_no_spec[rows] = ends + 1
+    names, requests = batch.req_ids, runner.requests
+    for row in rows.tolist():
+        requests[names[row]].output_token_ids.append(-1)
+    return noted
 
 
 class _Only:
     """A runner that has these requests alone in its batch."""
 
-    def __init__(self, runner: Any, names: list[str]) -> None:
+    def __init__(self, runner: Any, names: Sequence[str]) -> None:
         self._runner = runner
         self.input_batch = SimpleNamespace(req_ids=names)
 
@@ -54,19 +160,27 @@ def embeddings_of_step(
 
     vLLM's own search, among the requests whose prompt is not done: pictures stand nowhere else.
     """
-    counts: dict[str, int] = scheduled.num_scheduled_tokens
-    starts, end = {}, 0
-    for name in runner.input_batch.req_ids:
-        request = runner.requests[name]
-        if request.num_computed_tokens < request.num_prompt_tokens:
-            starts[name] = end
-        end += counts[name]
+    batch = runner.input_batch
+    count = len(batch.req_ids)
     mask = torch.zeros(scheduled.total_num_scheduled_tokens, dtype=torch.bool, pin_memory=PIN_MEMORY)
-    if not starts:
+    rows = np.flatnonzero(batch.num_computed_tokens_cpu[:count] < batch.num_prompt_tokens[:count]).tolist()
+    if not rows:
         return [], mask
-    part = SimpleNamespace(num_scheduled_tokens=counts, total_num_scheduled_tokens=sum(counts[name] for name in starts))
-    search = type(runner)._gather_mm_embeddings  # noqa: SLF001 - as above
-    embeddings, found = search(_Only(runner, list(starts)), part, shift_computed_tokens)
-    for (name, start), of_one in zip(starts.items(), found.split([counts[name] for name in starts]), strict=True):
-        mask[start : start + counts[name]] = of_one
+    names = [batch.req_ids[row] for row in rows]
+    counts = {name: scheduled.num_scheduled_tokens[name] for name in names}
+    part = SimpleNamespace(num_scheduled_tokens=counts, total_num_scheduled_tokens=sum(counts.values()))
+    search = type(runner)._gather_mm_embeddings  # noqa: SLF001 - its caller's name
+    embeddings, found = search(_Only(runner, names), part, shift_computed_tokens)
+    starts = runner.query_start_loc.np[rows].tolist()
+    for start, of_one in zip(starts, found.split(list(counts.values())), strict=True):
+        mask[start : start + len(of_one)] = of_one
     return embeddings, mask
+
+
+#: By the names of the runner's methods.
+REPLACED: Final[dict[str, Callable[..., Any]]] = {
+    "_update_states": update_states,
+    "_prepare_input_ids": prepare_input_ids,
+    "_bookkeeping_sync": note_sampled,
+    "_gather_mm_embeddings": embeddings_of_step,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,13 @@ class Runner(GPUModelRunner):
             )
             for name, (computed, _) in requests.items()
         }
-        self.input_batch = SimpleNamespace(req_ids=list(requests))
+        computed, tokens = zip(*requests.values(), strict=True)
+        self.input_batch = SimpleNamespace(
+            req_ids=list(requests),
+            num_computed_tokens_cpu=np.array(computed),
+            num_prompt_tokens=np.full(len(requests), PROMPT),
+        )
+        self.query_start_loc: Any = SimpleNamespace(np=np.array([0, *tokens]).cumsum())
         self.encoder_cache = {name: torch.rand(place.length, 2) for name in requests}
         self.is_multimodal_pruning_enabled = self.uses_mrope = False
 
@@ -44,7 +51,7 @@ def test_embeddings_of_a_step_are_those_of_vllm(requests: dict[str, tuple[int, i
     """For any mixture of prompts, parts of prompts and answers: the same tensors, and places in the step."""
     # Of an answer one token comes at a time.
     counts = {name: count if computed < PROMPT else 1 for name, (computed, count) in requests.items()}
-    runner = Runner(requests)
+    runner = Runner({name: (computed, counts[name]) for name, (computed, _) in requests.items()})
     scheduled: Any = SimpleNamespace(num_scheduled_tokens=counts, total_num_scheduled_tokens=sum(counts.values()))
     wanted, wanted_mask = runner._gather_mm_embeddings(scheduled)  # noqa: SLF001 - vLLM calls it
     found, mask = embeddings_of_step(runner, scheduled)

@@ -1,0 +1,137 @@
+"""Our ways through a step and vLLM's own, over what our scheduler says: pages come, answer, end and are given up."""
+
+from __future__ import annotations
+
+import copy
+import random
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from vllm.v1.outputs import SamplerOutput
+from vllm.v1.worker import gpu_model_runner
+from vllm.v1.worker.gpu_input_batch import InputBatch
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+from deepseek_ocr.engine.vllm_scheduler import PageScheduler
+from deepseek_ocr.engine.vllm_worker import PageWorker
+from tests.vllm_cpu.test_vllm_scheduler_twins import BLOCK, MODEL_LEN, PROMPT, STEP, Led, config
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+__all__ = ["config"]
+
+#: Requests at once, as the scheduler's configuration has it.
+ROWS = 6
+CPU = torch.device("cpu")
+
+
+class Runner(GPUModelRunner):
+    """vLLM's, with a batch and no model: what a step asks of it on the host, as under asynchronous scheduling."""
+
+    def __init__(self) -> None:
+        self.device, self.max_model_len, self.max_num_reqs = CPU, MODEL_LEN, ROWS
+        self.requests: Any = {}
+        self.num_prompt_logprobs: Any = {}
+        self.encoder_cache: Any = {}
+        self.input_batch = InputBatch(ROWS, MODEL_LEN, STEP, CPU, 100, [BLOCK], [BLOCK], [MODEL_LEN // BLOCK + 1])
+        self.late_interaction_runner: Any = SimpleNamespace(
+            on_requests_finished=lambda _: None, register_request=lambda *_: None
+        )
+        self.use_async_scheduling, self.reorder_batch_threshold = True, 1
+        self.is_pooling_model = self.use_async_spec_decode = self.enable_prompt_embeds = False
+        self.uses_mrope = self.is_multimodal_pruning_enabled = False
+        self.uses_xdrope_dim = self.prev_num_spec_tokens = 0
+        self.speculative_config = self._pp_recv_work = self._draft_token_ids = None
+        self.kv_cache_config: Any = SimpleNamespace(kv_cache_groups=[None])
+        self.prev_positions = self._make_buffer(ROWS, dtype=torch.int64)
+        self.discard_request_mask = self._make_buffer(ROWS, dtype=torch.bool)
+        self.query_start_loc = self._make_buffer(ROWS + 1, dtype=torch.int32)
+        self.input_ids = self._make_buffer(STEP, dtype=torch.int32)
+
+    def step(self, scheduled: Any, lot: random.Random) -> Any:
+        """A step of the scheduler, with tokens by lot; what came of it on the way."""
+        batch = self.input_batch
+        self._update_states(scheduled)
+        count = batch.num_reqs
+        for new in scheduled.scheduled_new_reqs:
+            self.encoder_cache[new.req_id] = torch.full((PROMPT - 4, 1), float(new.req_id))
+        tokens = np.array([scheduled.num_scheduled_tokens[name] for name in batch.req_ids])
+        ends = tokens.cumsum().astype(np.int32)
+        self.query_start_loc.np[:] = [0, *ends, *[ends[-1]] * (ROWS - count)]
+        self._compute_prev_positions(count)
+        self.input_ids.cpu.zero_()
+        self.input_ids.gpu.zero_()
+        flat = [
+            batch.token_ids_cpu[row, batch.num_computed_tokens_cpu[row] + n]
+            for row in range(count)
+            for n in range(tokens[row])
+        ]
+        self.input_ids.np[: len(flat)] = flat
+        self._prepare_input_ids(scheduled, count, int(ends[-1]), ends)
+        embeddings, mask = self._gather_mm_embeddings(scheduled)
+        whole = [self.requests[name].num_tokens for name in batch.req_ids]
+        self.discard_request_mask.np[:count] = batch.num_computed_tokens_cpu[:count] + tokens < whole
+        sampled = torch.tensor([[lot.randrange(2, 90)] for _ in range(count)], dtype=torch.int32)
+        batch.prev_sampled_token_ids = None
+        noted = self._bookkeeping_sync(scheduled, SamplerOutput(sampled, None), None, torch.zeros(1), int(ends[-1]))
+        return self.input_ids.gpu.tolist(), [part.tolist() for part in embeddings], mask.tolist(), noted
+
+    def state(self) -> Any:
+        """All that the next step depends on."""
+        batch = self.input_batch
+        count = batch.num_reqs
+        requests = {
+            name: (one.num_computed_tokens, one.output_token_ids, one.block_ids) for name, one in self.requests.items()
+        }
+        assert batch.prev_sampled_token_ids is not None
+        return (
+            requests, batch.req_ids, batch.req_id_to_index, batch.prev_req_id_to_index,
+            batch.prev_sampled_token_ids.tolist(), batch.num_computed_tokens_cpu[:count].tolist(),
+            batch.num_tokens_no_spec[:count].tolist(), batch.token_ids_cpu[:count].tolist(),
+            batch.is_token_ids[:count].tolist(), batch.block_table[0].block_table.np[:count].tolist(),
+            batch.req_output_token_ids,
+        )  # fmt: skip
+
+
+@pytest.mark.timeout(240)
+def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPatch, config: VllmConfig) -> None:
+    """After each step the batch is the same, and so are the tokens and pictures that the model was given."""
+    monkeypatch.setattr(gpu_model_runner, "get_pp_group", lambda: SimpleNamespace(is_last_rank=True))
+    steps = 0
+    for seed in range(25):
+        lot = random.Random(seed)  # noqa: S311 - no secret
+        led = Led(PageScheduler, config, lot.randint(16, 60), seed)
+        mine, yours = Runner(), Runner()
+        worker = PageWorker()
+        worker.model_runner = mine
+        worker.prepare_for_pages()
+        schedule = led.scheduler.schedule
+        said: list[Any] = []
+
+        def noted(schedule: Any = schedule, said: list[Any] = said) -> Any:
+            said.append(schedule())
+            return said[-1]
+
+        led.scheduler.schedule = noted
+        for number in range(12):
+            if lot.random() < 0.7:
+                led.add(str(number), lot.randint(1, 200), 0)
+            elif number:
+                led.give_up(str(lot.randrange(number)))
+            for _ in range(lot.randint(0, 40)):
+                said.clear()
+                led.step()
+                if said and said[0].total_num_scheduled_tokens:
+                    tokens = lot.random()
+                    results = [
+                        one.step(copy.deepcopy(said[0]), random.Random(tokens))  # noqa: S311 - as above
+                        for one in (mine, yours)
+                    ]
+                    assert results[0] == results[1]
+                    assert mine.state() == yours.state()
+                    steps += 1
+    assert steps > 1000
