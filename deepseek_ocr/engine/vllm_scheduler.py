@@ -42,12 +42,15 @@ if TYPE_CHECKING:
 class Answer(NamedTuple):
     """A request that has begun to answer."""
 
+    request: Request
     #: Its tokens that were not sent yet.
     held: list[int]
     #: Any of them may end it.
     ends: frozenset[int | None]
     #: So many tokens it has at most without reaching a limit.
     room: int
+    #: Whether it counts those that the card still works on (0.28).
+    counts_ahead: bool
 
 
 class _ForPages(Scheduler):
@@ -155,10 +158,11 @@ class _ForPages(Scheduler):
         output.num_scheduled_tokens = {name: counts[name] for name in order if name in counts}
         output.total_num_scheduled_tokens += len(names)
         self.prev_step_scheduled_req_ids.update(names)
+        counts_ahead, placeholders = self._answers[names[0]].counts_ahead, self._placeholders
         for request in ordinary:
             request.num_computed_tokens += 1
-            request.num_output_placeholders += self._placeholders
-            if hasattr(request, "num_in_flight_tokens"):
+            request.num_output_placeholders += placeholders
+            if counts_ahead:
                 request.num_in_flight_tokens += 1
 
     def _try_schedule_encoder_inputs(
@@ -201,25 +205,31 @@ class _ForPages(Scheduler):
         more = made.kv_connector_output or made.num_nans_in_logits or made.routed_experts is not None
         if scheduled.scheduled_spec_decode_tokens or more:
             return counts
-        requests, answers, running = self.requests, self._answers, RequestStatus.RUNNING
         sampled, indices = made.sampled_token_ids, made.req_id_to_index
+        if not sampled:
+            return counts
+        answers, running, placeholders = self._answers, RequestStatus.RUNNING, self._placeholders
         remaining = {}
         for name, count in counts.items():
-            answer, request = answers.get(name), requests.get(name)
-            if answer is not None and request is not None and count == 1 and request.status is running:
-                tokens = sampled[indices[name]] if sampled else []
+            answer = answers.get(name)
+            if answer is not None and count == 1:
+                request, held, ends, room, counts_ahead = answer
+                tokens, said = sampled[indices[name]], request._output_token_ids  # noqa: SLF001 - its property is slow
                 if (
                     len(tokens) == 1
-                    and tokens[0] not in answer.ends
-                    and len(answer.held) < STREAM_INTERVAL - 1
-                    and len(request._output_token_ids) < answer.room  # noqa: SLF001 - its property takes twice as long
+                    and tokens[0] not in ends
+                    and len(held) < STREAM_INTERVAL - 1
+                    and len(said) < room
+                    and request.status is running
                     and not request.events
                 ):
-                    request.append_output_token_ids(tokens[0])
-                    request.num_output_placeholders -= self._placeholders
-                    if hasattr(request, "num_in_flight_tokens"):
+                    # What its method does where no prefix is cached, at a third of the time.
+                    said.append(tokens[0])
+                    request._all_token_ids.append(tokens[0])  # noqa: SLF001
+                    held.append(tokens[0])
+                    request.num_output_placeholders -= placeholders
+                    if counts_ahead:
                         request.num_in_flight_tokens -= 1
-                    answer.held.append(tokens[0])
                     continue
             remaining[name] = count
         return remaining
@@ -259,10 +269,11 @@ def _answer(request: Request, max_model_len: int) -> Answer:
         or params.repetition_detection
         or request.use_structured_output
     ):
-        return Answer([], frozenset(), 0)
+        return Answer(request, [], frozenset(), 0, counts_ahead=False)
     # The next token is the last one that fits.
     room = min(request.max_tokens, max_model_len - request.num_prompt_tokens) - 1
-    return Answer([], frozenset((params.eos_token_id, *(params.stop_token_ids or ()))), room)
+    ends = frozenset((params.eos_token_id, *(params.stop_token_ids or ())))
+    return Answer(request, [], ends, room, hasattr(request, "num_in_flight_tokens"))
 
 
 def _give_blocks_when_full(manager: Any) -> int:
