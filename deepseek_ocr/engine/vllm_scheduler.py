@@ -4,7 +4,8 @@ The engine core schedules, launches and reports in one thread, and hundreds of p
 card.  vLLM asks of each page at each token whether its picture is still to be encoded and whether there is room for the
 token, looks for all that could have ended it or come with it, and sends each token by itself, which the service's event
 loop then takes apart one by one.  Here a page whose prompt is done is not asked for pictures, asks for room when it
-needs some, and sends `STREAM_INTERVAL` tokens at a time; the first goes at once, and the last with all that are left.
+needs some, and sends `STREAM_INTERVAL` tokens at a time; the first goes at once, the last with all that are left, and
+in between each page at its own steps, so that hundreds that began together do not all come at once.
 Where nothing can happen to a page but one token more, it is scheduled and its token noted in loops of our own; vLLM
 schedules and reports all others beside them.  And new pages come a few at a time where hundreds are read, as a step
 with a new page costs all others something.
@@ -18,7 +19,8 @@ requests, whose late tokens would have to be dropped.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 
-class Answer(NamedTuple):
+@dataclass(slots=True)
+class Answer:
     """A request that has begun to answer."""
 
     request: Request
@@ -51,6 +54,8 @@ class Answer(NamedTuple):
     room: int
     #: Whether it counts those that the card still works on (0.28).
     counts_ahead: bool
+    #: With so many tokens the next ones are sent.
+    due: int
 
 
 class _ForPages(Scheduler):
@@ -65,6 +70,8 @@ class _ForPages(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._answers: dict[str, Answer] = {}
+        #: Requests that have begun to answer.
+        self._begun = 0
         #: Tokens in a block of memory where a page asks for its next one when that is full; else 0.
         self._block_size = _give_blocks_when_full(self.kv_cache_manager)
         self._schedules_alike = (
@@ -213,13 +220,13 @@ class _ForPages(Scheduler):
         for name, count in counts.items():
             answer = answers.get(name)
             if answer is not None and count == 1:
-                request, held, ends, room, counts_ahead = answer
+                request, held = answer.request, answer.held
                 tokens, said = sampled[indices[name]], request._output_token_ids  # noqa: SLF001 - its property is slow
                 if (
                     len(tokens) == 1
-                    and tokens[0] not in ends
-                    and len(held) < STREAM_INTERVAL - 1
-                    and len(said) < room
+                    and tokens[0] not in answer.ends
+                    and len(held) < answer.due - 1
+                    and len(said) < answer.room
                     and request.status is running
                     and not request.events
                 ):
@@ -228,7 +235,7 @@ class _ForPages(Scheduler):
                     request._all_token_ids.append(tokens[0])  # noqa: SLF001
                     held.append(tokens[0])
                     request.num_output_placeholders -= placeholders
-                    if counts_ahead:
+                    if answer.counts_ahead:
                         request.num_in_flight_tokens -= 1
                     continue
             remaining[name] = count
@@ -241,15 +248,18 @@ class _ForPages(Scheduler):
         if answer is not None:
             # What says more than its tokens does not wait.
             says_more = output.finish_reason is not None or output.events or output.prefill_stats
-            if not says_more and len(answer.held) + len(tokens) < STREAM_INTERVAL:
+            if not says_more and len(answer.held) + len(tokens) < answer.due:
                 answer.held.extend(tokens)
                 return False
             output.new_token_ids = [*answer.held, *tokens]
             answer.held.clear()
+            answer.due = STREAM_INTERVAL
         if output.finish_reason is not None:
             self._answers.pop(name, None)
         elif answer is None:
-            self._answers[name] = _answer(self.requests[name], self.max_model_len)
+            due = STREAM_INTERVAL - self._begun % STREAM_INTERVAL
+            self._answers[name] = _answer(self.requests[name], self.max_model_len, due)
+            self._begun += 1
         return True
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
@@ -260,7 +270,7 @@ class _ForPages(Scheduler):
         return finished
 
 
-def _answer(request: Request, max_model_len: int) -> Answer:
+def _answer(request: Request, max_model_len: int, due: int) -> Answer:
     """What is to be known of a request at each of its tokens; without room where more than those is asked for."""
     params = request.sampling_params
     if (
@@ -269,11 +279,11 @@ def _answer(request: Request, max_model_len: int) -> Answer:
         or params.repetition_detection
         or request.use_structured_output
     ):
-        return Answer(request, [], frozenset(), 0, counts_ahead=False)
+        return Answer(request, [], frozenset(), room=0, counts_ahead=False, due=due)
     # The next token is the last one that fits.
     room = min(request.max_tokens, max_model_len - request.num_prompt_tokens) - 1
     ends = frozenset((params.eos_token_id, *(params.stop_token_ids or ())))
-    return Answer(request, [], ends, room, hasattr(request, "num_in_flight_tokens"))
+    return Answer(request, [], ends, room, hasattr(request, "num_in_flight_tokens"), due)
 
 
 def _give_blocks_when_full(manager: Any) -> int:

@@ -30,6 +30,7 @@ class Steps:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scheduler: Any = object.__new__(StepwisePageScheduler)
         self.scheduler._answers = {}
+        self.scheduler._begun = 0
         self.scheduler.requests = {}
         self.scheduler.max_model_len = 8192
         # What the service is told alone: which tokens vLLM sees is shown below.
@@ -65,6 +66,15 @@ def test_the_first_token_goes_at_once_and_the_others_together(steps: Steps) -> N
     assert sent[STREAM_INTERVAL] == {"page": list(range(2, STREAM_INTERVAL + 2))}
     assert [n for n, one in enumerate(sent) if one] == [0, STREAM_INTERVAL]
     assert steps.step(page=[0]) == {"page": [*range(STREAM_INTERVAL + 2, 2 * STREAM_INTERVAL), 0]}
+
+
+def test_pages_that_begin_together_are_not_sent_together(steps: Steps) -> None:
+    """After their first token a few come at each step, and each page's tokens are as many as before."""
+    names = [f"page {number}" for number in range(3 * STREAM_INTERVAL)]
+    sent = [steps.step(**{name: [number] for name in names}) for number in range(1, 4 * STREAM_INTERVAL)]
+    assert list(sent[0]) == names
+    assert {len(one) for one in sent[1:]} == {3}
+    assert {len(tokens) for one in sent[STREAM_INTERVAL + 1 :] for tokens in one.values()} == {STREAM_INTERVAL}
 
 
 @given(
