@@ -27,11 +27,13 @@ CARD = {
     "experts": "decoder: experts",
 }
 ENCODER, IDLE, REST = "encoder", "no kernel runs", "all else"
-#: What the engine core's main thread does: the first that any frame of its stack matches.
+#: In each stack of the engine core's main thread.
+CORE_LOOP = "run_busy_loop"
+#: What that does: the first that any frame of its stack matches.
 CORE = {
     "reports tokens": r"update_from_output",
     "schedules": r"Scheduler\.schedule |\.schedule \(",
-    "inputs of a step": r"_prepare_inputs|_update_states|_build_attention_metadata|_get_slot_mappings",
+    "inputs of a step": r"_prepare_inputs|update_states|_build_attention_metadata|_get_slot_mappings",
     "pictures": r"_preprocess|_execute_mm_encoder",
     "samples": r"sample_tokens",
     "waits for the card": r"get_output|AsyncOutputFuture",
@@ -66,7 +68,7 @@ def from_trace(folder: Path, pages_s: float, encoder: dict[str, float], conditio
     samples: dict[str, int] = defaultdict(int)
     for line in (folder / "core.txt").read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        if "MainThread" in stack:
+        if CORE_LOOP in stack:
             samples[next((name for name, pattern in CORE.items() if re.search(pattern, stack)), REST)] += int(count)
     return {
         "conditions": conditions,
