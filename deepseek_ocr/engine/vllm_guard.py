@@ -29,7 +29,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from deepseek_ocr.guard import Rule, rule_in
+from deepseek_ocr.guard import PUBLISHED, WIDE, Rule, rule_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +98,9 @@ class NoRepeatGuard(LogitsProcessor):
             from deepseek_ocr.engine import vllm_guard_kernels as kernels  # noqa: PLC0415 - no Triton for a CPU
 
             self._ban, self._remember = kernels.ban, kernels.remember
+            for rule in (Rule(guard.ngram_size, guard.window_size, frozenset()) for guard in (PUBLISHED, WIDE)):
+                # Compiled here, or the first page with another rule would stop all.
+                kernels.ban(torch.zeros(1, 1, device=device), self._ids, self._ids[0, :1], *tables_of([rule], device))
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -160,7 +163,7 @@ class NoRepeatGuard(LogitsProcessor):
         self._asked = asked
         numbers, rules = np.unique(asked, return_inverse=True)
         known = list(self._numbers)
-        tables = _tables([known[number] for number in numbers], self._device)
+        tables = tables_of([known[number] for number in numbers], self._device)
         here = async_tensor_h2d(rules, self._device)
         self._by_row = Tables(*(table[here] for table in tables))
 
@@ -209,7 +212,7 @@ def remember(ids: torch.Tensor, lengths: torch.Tensor, chosen: torch.Tensor) -> 
     lengths += 1
 
 
-def _tables(rules: Sequence[Rule | None], device: torch.device) -> Tables:
+def tables_of(rules: Sequence[Rule | None], device: torch.device) -> Tables:
     """Of rules that ban something (1 < n <= window), at least one, and None for one that does not."""
     shortest = min(rule.ngram_size for rule in rules if rule)
     some = [rule or Rule(shortest, 0, frozenset()) for rule in rules]

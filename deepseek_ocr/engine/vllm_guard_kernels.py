@@ -1,4 +1,4 @@
-"""What the guard (`vllm_guard.py`) does on a card at each step, as two Triton kernels instead of a dozen of torch's.
+"""What the guard (`vllm_guard.py`) does on a card at each step, as two Triton kernels instead of some 17 of torch.
 
 A page that is alone on a card waits for the thread that launches them, not for the card.
 """
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Rows that one program writes down.
 _ROWS = 128
+#: Ends of n-grams and tokens in front of each that a program looks at: the published rule, and all others with room.
+_USUAL, _LARGEST = (64, 32), 256
 
 
 def ban(
@@ -22,10 +24,11 @@ def ban(
 ) -> None:  # fmt: skip
     """As `vllm_guard.ban`; a row of the logits may be anywhere, all others are contiguous."""
     ends, before = reach.shape[1], ignored.shape[2]
+    usual = ends <= _USUAL[0] and before <= _USUAL[1]
+    at_once = _USUAL if usual else (_LARGEST, max(2 * _USUAL[1], triton.next_power_of_2(before)))
     _ban[(len(logits),)](
-        logits, ids, lengths, reach, ignored, exempt, logits.stride(0),
-        KEPT=ids.shape[1], ENDS=ends, BEFORE=before, EXEMPT=exempt.shape[2], ENDS_2=triton.next_power_of_2(ends),
-        BEFORE_2=triton.next_power_of_2(before),
+        logits, ids, lengths, reach, ignored, exempt, logits.stride(0), ends, before, exempt.shape[2],
+        KEPT=ids.shape[1], ENDS=at_once[0], BEFORE=at_once[1],
     )  # fmt: skip
 
 
@@ -34,36 +37,36 @@ def remember(ids: torch.Tensor, lengths: torch.Tensor, chosen: torch.Tensor) -> 
     _remember[(triton.cdiv(len(chosen), _ROWS),)](ids, lengths, chosen, len(chosen), KEPT=ids.shape[1], ROWS=_ROWS)
 
 
-@triton.jit
+# What is compiled depends on the sizes in capitals alone: a compilation stops all pages.
+@triton.jit(do_not_specialize=["stride", "ends", "before", "exempted"])
 def _ban(
     logits: tl.tensor, ids: tl.tensor, lengths: tl.tensor, reach: tl.tensor, ignored: tl.tensor, exempt: tl.tensor,
-    stride: tl.tensor,
-    KEPT: tl.constexpr, ENDS: tl.constexpr, BEFORE: tl.constexpr, EXEMPT: tl.constexpr, ENDS_2: tl.constexpr,  # noqa: N803
-    BEFORE_2: tl.constexpr,  # noqa: N803
+    stride: tl.tensor, ends: tl.tensor, before: tl.tensor, exempted: tl.tensor,
+    KEPT: tl.constexpr, ENDS: tl.constexpr, BEFORE: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """One row: each n-gram of its window whose beginning is the end of the answer bans its last id."""
     row = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + row)
     of_row = ids + row * KEPT
-    end = tl.arange(0, ENDS_2)
-    token = tl.arange(0, BEFORE_2)
-    is_end = end < ENDS
-    is_token = token < BEFORE
+    end = tl.arange(0, ENDS)
+    token = tl.arange(0, BEFORE)
+    is_end = end < ends
+    is_token = token < before
     # KEPT is a power of two, so this is the remainder, of a negative number as well.
-    places = (length - ENDS - BEFORE + end[:, None] + token[None, :]) & (KEPT - 1)
+    places = (length - ends - before + end[:, None] + token[None, :]) & (KEPT - 1)
     begins = tl.load(of_row + places)
-    tail = tl.load(of_row + ((length - BEFORE + token) & (KEPT - 1)))
-    free = tl.load(ignored + row * BEFORE + token, mask=is_token, other=1).to(tl.int1)
+    tail = tl.load(of_row + ((length - before + token) & (KEPT - 1)))
+    free = tl.load(ignored + row * before + token, mask=is_token, other=1).to(tl.int1)
     alike = (begins == tail[None, :]) | free[None, :]
     repeated = tl.min(alike.to(tl.int32), 1) == 1
-    last = tl.load(of_row + ((length - ENDS + end) & (KEPT - 1)))
-    repeated = repeated & is_end & (tl.load(reach + row * ENDS + end, mask=is_end, other=0) <= length)
-    for number in range(EXEMPT):
-        repeated = repeated & (last != tl.load(exempt + row * EXEMPT + number))
+    last = tl.load(of_row + ((length - ends + end) & (KEPT - 1)))
+    repeated = repeated & is_end & (tl.load(reach + row * ends + end, mask=is_end, other=0) <= length)
+    for number in range(exempted):
+        repeated = repeated & (last != tl.load(exempt + row * exempted + number))
     tl.store(logits + row * stride + last, float("-inf"), mask=repeated)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _remember(
     ids: tl.tensor, lengths: tl.tensor, chosen: tl.tensor, count: tl.tensor,
     KEPT: tl.constexpr, ROWS: tl.constexpr,  # noqa: N803
