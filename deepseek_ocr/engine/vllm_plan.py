@@ -30,7 +30,7 @@ STEP_BYTES: Final = 1.0 * GIB
 BESIDE_BYTES: Final = 1.1 * GIB
 #: Sequences at which an H200 is kept busy although one thread schedules all of them (bench/LOG.md).
 MAX_SEQS: Final = 896
-#: A step takes in a new page for each so many that are read at once (bench/LOG.md).
+#: Of a full engine a step takes in a new page for each so many that are read at once (bench/LOG.md).
 PAGES_FOR_EACH_NEW: Final = 224
 #: Picture and prompt of the largest page.
 LARGEST_PAGE_TOKENS: Final = 960
@@ -162,10 +162,10 @@ def new_pages_together(max_num_seqs: int) -> int:
 def capture_sizes(plan: Plan) -> list[int]:
     """Tokens of a step for which vLLM records its launches as a CUDA graph, and to which it fills up smaller steps.
 
-    vLLM's own end at 512, but a step of hundreds of pages that also takes in a new one or two has a thousand tokens
-    more, and was launched kernel by kernel: 11 ms of the engine core's thread (H200, 448 pages at once).
+    vLLM's own end at 512, but a step of hundreds of pages that also takes in new ones has a thousand tokens more for
+    each, and was launched kernel by kernel: 11 ms of the engine core's thread (H200, 448 pages at once).
     """
-    # Where a page ends in the same step as the last one that was waited for, one more comes in.
+    # One more comes in where two end in the step that had one to wait for.
     new_pages = new_pages_together(plan.max_num_seqs) + 1
     most = min(plan.max_num_seqs + new_pages * LARGEST_PAGE_TOKENS, plan.max_num_batched_tokens)
     sizes = [1, 2, 4, 8]

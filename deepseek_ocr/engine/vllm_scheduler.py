@@ -70,6 +70,8 @@ class _ForPages(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._answers: dict[str, Answer] = {}
+        #: New pages for which a full engine waits.
+        self.together = new_pages_together(self.max_num_running_reqs)
         #: Requests that have begun to answer.
         self._begun = 0
         #: Tokens in a block of memory where a page asks for its next one when that is full; else 0.
@@ -83,10 +85,11 @@ class _ForPages(Scheduler):
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """A step, with new pages where enough places are free for several, or for all that wait."""
-        most = self.max_num_running_reqs
+        most, together = self.max_num_running_reqs, self.together
         free = most - len(self.running)
-        if free < new_pages_together(most) and len(self.waiting) > free:
-            self.max_num_running_reqs = len(self.running)
+        if len(self.waiting) > free and free <= 2 * together:
+            # No more than have a graph (`vllm_plan.capture_sizes`).
+            self.max_num_running_reqs -= free if free < together else max(0, free - together - 1)
         output = self._schedule(throttle_prefills)
         self.max_num_running_reqs = most
         return output

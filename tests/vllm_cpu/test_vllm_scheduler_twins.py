@@ -20,7 +20,6 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from deepseek_ocr.engine import vllm_plan
 from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.engine.vllm_scheduler import PageScheduler, StepwisePageScheduler
 from tests.vllm_cpu.tiny_model import build
@@ -164,18 +163,14 @@ def test_it_does_as_vllm_does(config: VllmConfig, ours: type[Scheduler], theirs:
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(PageScheduler, AsyncScheduler), (StepwisePageScheduler, Scheduler)], ids=["ahead", "stepwise"]
 )
-def test_new_pages_come_together(
-    monkeypatch: pytest.MonkeyPatch, config: VllmConfig, ours: type[Scheduler], theirs: type[Scheduler]
-) -> None:
+def test_new_pages_come_together(config: VllmConfig, ours: type[Scheduler], theirs: type[Scheduler]) -> None:
     """Several at a time while more wait than find a place; each page gets the tokens that it gets of vLLM."""
-    monkeypatch.setattr(vllm_plan, "PAGES_FOR_EACH_NEW", 2)
-    most = config.scheduler_config.max_num_seqs
-    together = vllm_plan.new_pages_together(most)
-    assert together == 3
+    most, together = config.scheduler_config.max_num_seqs, 3
     taken_in: dict[str, list[int]] = {}
     sent = {}
     for kind in (ours, theirs):
         led = Led(kind, config, 400, 0)
+        led.scheduler.together = together
         lot = random.Random(0)  # noqa: S311 - no secret
         for number in range(60):
             led.add(str(number), lot.randint(1, 100), 0)
