@@ -2,7 +2,8 @@
 
 The 12 layers of DeepSeek-OCR (10 heads of 128) as vLLM calls them, one behind the other on the same keys and values:
 pages of 913 to 2,400 tokens, each with one token more, and new pages of 913.  vLLM's own class takes both in one call,
-ours in two.  Their results are compared.
+ours in two.  Their results are compared.  vLLM makes a schedule for its one call ahead, once for all layers, which
+neither has here.
 Run on a Hopper card with vLLM: `python -m bench.attention`, some seconds.
 Bar: two calls take no longer than one.
 """
@@ -13,7 +14,6 @@ import argparse
 import random
 import statistics
 import sys
-from typing import Final
 
 import torch
 from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl, FlashAttentionMetadata
@@ -24,7 +24,7 @@ from deepseek_ocr.engine.vllm_attention import PageAttention, in_two_calls
 HEADS, HEAD, LAYERS = 10, 128, 12
 #: Tokens of which the cache has keys and values together; of a page's prompt, and of the longest page.
 BLOCK, PROMPT, LONGEST = 16, 913, 2400
-ROUNDS: Final = 10
+ROUNDS = 10
 #: bf16 has 8 bits.
 TOLERANCE = 2.0**-8
 
@@ -41,7 +41,7 @@ class Step:
         table = torch.zeros(len(lengths), max(blocks), device="cuda", dtype=torch.int32)
         for row, some in enumerate(scattered.split(blocks)):
             table[row, : len(some)] = some
-        self.tokens, self.going_on = sum(counts), going_on
+        self.tokens = sum(counts)
         self.query = torch.randn(self.tokens, HEADS, HEAD, device="cuda", dtype=torch.bfloat16)
         self.cache = torch.empty(sum(blocks), 2, BLOCK, HEADS, HEAD, device="cuda", dtype=torch.bfloat16).normal_()
         starts = torch.tensor([0, *counts], device="cuda").cumsum(0).int()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 #: What is read before anything is measured.
 WARM_UP_PAGES = 32
-#: Pages at once; one is a page alone, and as many as the engine takes are the run over all pages.
+#: Pages at once, unless other numbers are asked for; one is a page alone, and as many as the engine takes are the run
+#: over all pages.
 AT_ONCE = "8,32,64,128,256,448"
 #: Pages that end while a step is measured, at least.
 FEWEST = 32
@@ -85,7 +86,7 @@ async def _run(
 async def _fewer_at_once(
     engine: FixedLengthEngine, read_one: Callable[[], Awaitable[None]], ends: list[float], fewer: list[int]
 ) -> None:
-    """Pages a second at each of these numbers of pages at once that the engine takes, in rising order."""
+    """Pages a second at each of these numbers of pages at once that the engine takes."""
     mean = sum(lengths()) / CYCLE
 
     async def read_on() -> None:
@@ -101,7 +102,7 @@ async def _fewer_at_once(
             await asyncio.sleep(0.01)
 
     try:
-        for at_once in fewer:
+        for at_once in sorted(set(fewer)):
             if at_once >= engine.plan.max_num_seqs:
                 break
             readers += [asyncio.create_task(read_on()) for _ in range(at_once - len(readers))]

@@ -2,7 +2,8 @@
 
 Nearly all pages of a step get one token and nothing else, yet vLLM looks through all of them, one after another, four
 times a step: for what the scheduler says of each, for where its last token is on the card, for the picture in its
-prompt, and to note its new token.  Here arrays do that for those pages, and vLLM's own code for all others.
+prompt, and to note its new token.  Here that is done for those pages with arrays and a few short loops, and by vLLM's
+own code for all others.
 
 Left to others: the rest (vLLM), the guard (`vllm_guard.py`), the model (`vllm_model.py`).
 Residual risk: what is replaced are vLLM's inner methods, called alike in 0.25.1 and 0.28.0; its search for pictures
@@ -86,12 +87,12 @@ def prepare_input_ids(
 ) -> None:
     """Put the step's tokens on the card: those of prompts from the host, the last of each answer from the card itself.
 
-    `cu_num_tokens` (num_reqs,): where in the step each request ends.
+    `cu_num_tokens` (num_reqs,): where in the step each request ends.  What the card sampled last is (rows, 1).
     """
     sampled = runner.input_batch.prev_sampled_token_ids
     # The last is of several stages (0.28).
-    waits = runner.enable_prompt_embeds or getattr(runner, "_pp_recv_work", None) is not None
-    if sampled is None or scheduled.scheduled_spec_decode_tokens or waits:
+    special = runner.enable_prompt_embeds or getattr(runner, "_pp_recv_work", None) is not None
+    if sampled is None or scheduled.scheduled_spec_decode_tokens or special:
         own = type(runner)._prepare_input_ids  # noqa: SLF001 - its caller's name
         own(runner, scheduled, num_reqs, total_num_scheduled_tokens, cu_num_tokens)
         return
@@ -119,7 +120,10 @@ def note_sampled(
     hidden_states: torch.Tensor,
     num_scheduled_tokens: int,
 ) -> Any:
-    """Note that each request has a token more, which only the card knows yet; what comes back is vLLM's."""
+    """Note that each request has a token more, which only the card knows yet; what comes back is vLLM's.
+
+    Raises `ValueError`, which ends the engine, where one is longer than the model allows: the scheduler lets none be.
+    """
     own = functools.partial(type(runner)._bookkeeping_sync, runner, scheduled)  # noqa: SLF001 - its caller's name
     ids, batch = sampled.sampled_token_ids, runner.input_batch
     if not runner.use_async_scheduling or ids.shape[-1] != 1:

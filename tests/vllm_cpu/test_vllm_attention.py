@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,13 @@ from vllm.v1.attention.backends.flash_attn import (
 )
 
 from deepseek_ocr.engine import vllm_attention
-from deepseek_ocr.engine.vllm_attention import PageAttention, PageAttentionBackend, PageAttentionBuilder, in_two_calls
+from deepseek_ocr.engine.vllm_attention import (
+    FEWEST,
+    PageAttention,
+    PageAttentionBackend,
+    PageAttentionBuilder,
+    in_two_calls,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,8 +95,7 @@ def test_two_calls_give_what_one_gives(first: list[tuple[int, int]], second: lis
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> PageAttentionBuilder:
-    """Ours on a card with FlashAttention 3, where vLLM's own part says what it is given; three pages are many."""
-    monkeypatch.setattr(vllm_attention, "FEWEST", 3)
+    """Ours on a card with FlashAttention 3, where vLLM's own part says what it is given."""
     monkeypatch.setattr(FlashAttentionMetadataBuilder, "build", lambda _, __, common, ___: described(common.pages))
     made = object.__new__(PageAttentionBuilder)
     made.reorder_batch_threshold = 1
@@ -99,10 +105,10 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> PageAttentionBuilder:
 @pytest.mark.parametrize(
     ("pages", "parts"),
     [
-        ([(9, 1), (5, 1), (1, 1), (0, 7), (3, 9)], [3, 16]),
-        ([(9, 1), (5, 1), (0, 7), (3, 9)], None),
-        ([(9, 1), (5, 1), (1, 1)], None),
-        ([(0, 7), (0, 9), (0, 2)], None),
+        ([*[(9, 1)] * FEWEST, (0, 7), (3, 9)], [FEWEST, 16]),
+        ([*[(9, 1)] * (FEWEST - 1), (0, 7), (3, 9)], None),
+        ([(9, 1)] * FEWEST, None),
+        ([(0, 7)] * FEWEST, None),
     ],
     ids=["both kinds", "few go on", "none new", "all new"],
 )
@@ -121,6 +127,23 @@ def test_a_step_of_both_kinds_has_two_parts(
     assert (found and [part.num_actual_tokens for part in found]) == parts
     builder.reorder_batch_threshold = None  # without FlashAttention 3 the pages stand in any order
     assert getattr(builder.build(0, common), "parts", None) is None
+
+
+@pytest.mark.parametrize(("version_3", "pages", "wanted"), [(True, 896, 1), (True, 100, None), (False, 896, None)])
+def test_pages_are_put_in_order_where_that_helps(
+    monkeypatch: pytest.MonkeyPatch, version_3: bool, pages: int, wanted: int | None
+) -> None:
+    """Where FlashAttention 3 reads hundreds of pages; else they stand as they came."""
+
+    def init(self: Any, config: Any) -> None:
+        self.vllm_config, self.aot_schedule = config, version_3
+
+    monkeypatch.setattr(FlashAttentionMetadataBuilder, "__init__", init)
+    config = SimpleNamespace(
+        scheduler_config=SimpleNamespace(max_num_seqs=pages),
+        parallel_config=SimpleNamespace(decode_context_parallel_size=1),
+    )
+    assert PageAttentionBuilder(config).reorder_batch_threshold == wanted
 
 
 @pytest.fixture

@@ -56,6 +56,8 @@ class Runner(GPUModelRunner):
         """A step of the scheduler, with tokens by lot; what came of it on the way."""
         batch = self.input_batch
         self._update_states(scheduled)
+        if not scheduled.total_num_scheduled_tokens:
+            return None
         count = batch.num_reqs
         for new in scheduled.scheduled_new_reqs:
             self.encoder_cache[new.req_id] = torch.full((PROMPT - 4, 1), float(new.req_id))
@@ -97,11 +99,17 @@ class Runner(GPUModelRunner):
         )  # fmt: skip
 
 
+def counts(scheduled: Any) -> list[int]:
+    """Tokens of each request of a step."""
+    return list(scheduled.num_scheduled_tokens.values())
+
+
 @pytest.mark.timeout(240)
 def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPatch, config: VllmConfig) -> None:
     """After each step the batch is the same, and so are the tokens and pictures that the model was given."""
     monkeypatch.setattr(gpu_model_runner, "get_pp_group", lambda: SimpleNamespace(is_last_rank=True))
-    steps = 0
+    #: What must happen here, and how often it does.
+    seen = dict.fromkeys(("steps", "resumed", "prompts in parts", "given up", "without tokens"), 0)
     for seed in range(25):
         lot = random.Random(seed)  # noqa: S311 - no secret
         led = Led(PageScheduler, config, lot.randint(16, 60), seed)
@@ -125,7 +133,7 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
             for _ in range(lot.randint(0, 40)):
                 said.clear()
                 led.step()
-                if said and said[0].total_num_scheduled_tokens:
+                if said:
                     tokens = lot.random()
                     results = [
                         one.step(copy.deepcopy(said[0]), random.Random(tokens))  # noqa: S311 - as above
@@ -133,5 +141,10 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
                     ]
                     assert results[0] == results[1]
                     assert mine.state() == yours.state()
-                    steps += 1
-    assert steps > 1000
+                    seen["steps"] += 1
+                    seen["resumed"] += len(said[0].scheduled_cached_reqs.resumed_req_ids)
+                    seen["prompts in parts"] += any(count not in (1, PROMPT) for count in counts(said[0]))
+                    seen["without tokens"] += not said[0].total_num_scheduled_tokens
+                    seen["given up"] += len(said[0].finished_req_ids)
+    assert seen.pop("steps") > 1000
+    assert all(seen.values()), seen
