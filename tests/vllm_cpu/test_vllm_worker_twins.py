@@ -1,8 +1,11 @@
 """Our ways through a step and vLLM's own, over what our scheduler says: pages come, answer, end and are given up."""
 
+# ruff: noqa: SLF001 - what is compared has underscores
+
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,23 +13,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+from deepseek_ocr.engine.vllm_attention import FEWEST
 from deepseek_ocr.engine.vllm_scheduler import PageScheduler
-from deepseek_ocr.engine.vllm_worker import PageWorker
-from tests.vllm_cpu.test_vllm_scheduler_twins import BLOCK, MODEL_LEN, PROMPT, STEP, Led, config
+from deepseek_ocr.engine.vllm_worker import FEW, PageWorker, put_in_order
+from tests.vllm_cpu.test_vllm_scheduler_twins import BLOCK, MODEL_LEN, PROMPT, Led
+from tests.vllm_cpu.tiny_model import build
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-__all__ = ["config"]
-
-#: Requests at once, as the scheduler's configuration has it.
-ROWS = 6
+#: Requests at once, more than are few, and tokens of a step.
+ROWS, STEP = 24, 160
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> VllmConfig:
+    """What vLLM makes of the tiny model."""
+    folder = build(tmp_path_factory.mktemp("model"))
+    return EngineArgs(
+        str(folder),
+        max_model_len=MODEL_LEN,
+        max_num_seqs=ROWS,
+        max_num_batched_tokens=STEP,
+        enable_prefix_caching=False,
+    ).create_engine_config()
 
 
 class Runner(GPUModelRunner):
@@ -109,14 +126,16 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
     """After each step the batch is the same, and so are the tokens and pictures that the model was given."""
     monkeypatch.setattr(gpu_model_runner, "get_pp_group", lambda: SimpleNamespace(is_last_rank=True))
     #: What must happen here, and how often it does.
-    seen = dict.fromkeys(("steps", "resumed", "prompts in parts", "given up", "without tokens"), 0)
+    seen = dict.fromkeys(("steps", "many", "resumed", "prompts in parts", "given up", "without tokens"), 0)
     for seed in range(25):
         lot = random.Random(seed)  # noqa: S311 - no secret
-        led = Led(PageScheduler, config, lot.randint(16, 60), seed)
+        led = Led(PageScheduler, config, lot.randint(60, 240), seed)
         mine, yours = Runner(), Runner()
         worker = PageWorker()
         worker.model_runner = mine
         worker.prepare_for_pages()
+        # The order is vLLM's with many more pages.
+        monkeypatch.setattr(mine, "_may_reorder_batch", functools.partial(GPUModelRunner._may_reorder_batch, mine))
         schedule = led.scheduler.schedule
         said: list[Any] = []
 
@@ -125,9 +144,10 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
             return said[-1]
 
         led.scheduler.schedule = noted
-        for number in range(12):
+        for number in range(0, 96, 8):
             if lot.random() < 0.7:
-                led.add(str(number), lot.randint(1, 200), 0)
+                for page in range(number, number + 8):
+                    led.add(str(page), lot.randint(1, 200), 0)
             elif number:
                 led.give_up(str(lot.randrange(number)))
             for _ in range(lot.randint(0, 40)):
@@ -142,9 +162,23 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
                     assert results[0] == results[1]
                     assert mine.state() == yours.state()
                     seen["steps"] += 1
+                    seen["many"] += len(counts(said[0])) > FEW
                     seen["resumed"] += len(said[0].scheduled_cached_reqs.resumed_req_ids)
                     seen["prompts in parts"] += any(count not in (1, PROMPT) for count in counts(said[0]))
                     seen["without tokens"] += not said[0].total_num_scheduled_tokens
                     seen["given up"] += len(said[0].finished_req_ids)
     assert seen.pop("steps") > 1000
+    assert seen.pop("many") > 500
     assert all(seen.values()), seen
+
+
+def test_pages_are_put_in_order_where_attention_takes_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer the order is that in which they came, and nothing is computed for it."""
+    ordered = []
+    monkeypatch.setattr(GPUModelRunner, "_may_reorder_batch", lambda _, scheduled: ordered.append(scheduled))
+    steps: list[Any] = [
+        SimpleNamespace(num_scheduled_tokens=dict.fromkeys(range(count), 1)) for count in (1, FEWEST, FEWEST + 1)
+    ]
+    for step in steps:
+        put_in_order(Runner(), step)
+    assert ordered == steps[2:]
