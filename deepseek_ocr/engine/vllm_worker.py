@@ -3,8 +3,7 @@
 Nearly all pages of a step get one token and nothing else, yet vLLM looks through all of them, one after another, four
 times a step: for what the scheduler says of each, for where its last token is on the card, for the picture in its
 prompt, and to note its new token.  Here that is done for those pages with arrays and a few short loops, and by vLLM's
-own code for all others.  A page alone waits for this thread, too, so with few pages all is as vLLM has it, and they are
-not put in order for attention in two calls, which they do not get.
+own code for all others.  A page alone waits for this thread, too, so with few pages all is as vLLM has it.
 
 Left to others: the rest (vLLM), the guard (`vllm_guard.py`), the model (`vllm_model.py`).
 Residual risk: what is replaced are vLLM's inner methods, called alike in 0.25.1 and 0.28.0; its search for pictures
@@ -22,8 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from vllm.v1.worker.gpu_model_runner import PIN_MEMORY
-
-from deepseek_ocr.engine import vllm_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +49,6 @@ class PageWorker:
         runner.input_batch.logitsprocs_need_output_token_ids = False
         for name, ours in REPLACED.items():
             setattr(runner, name, functools.partial(_by_count, runner, getattr(type(runner), name), ours))
-        runner._may_reorder_batch = functools.partial(put_in_order, runner)  # noqa: SLF001 - its caller's name
 
 
 def _by_count(
@@ -65,12 +61,6 @@ def _by_count(
 ) -> Any:
     """What is replaced is asked for a step; with few pages vLLM's own answers."""
     return (own if len(scheduled.num_scheduled_tokens) <= FEW else ours)(runner, scheduled, *arguments, **named)
-
-
-def put_in_order(runner: Any, scheduled: SchedulerOutput) -> None:
-    """Pages that go on before new ones, as vLLM does, where attention may take them in two calls."""
-    if len(scheduled.num_scheduled_tokens) > vllm_attention.FEWEST:
-        type(runner)._may_reorder_batch(runner, scheduled)  # noqa: SLF001 - as above
 
 
 def update_states(runner: Any, scheduled: SchedulerOutput) -> Any:

@@ -1,11 +1,8 @@
 """Our ways through a step and vLLM's own, over what our scheduler says: pages come, answer, end and are given up."""
 
-# ruff: noqa: SLF001 - what is compared has underscores
-
 from __future__ import annotations
 
 import copy
-import functools
 import random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,9 +16,8 @@ from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from deepseek_ocr.engine.vllm_attention import FEWEST
 from deepseek_ocr.engine.vllm_scheduler import PageScheduler
-from deepseek_ocr.engine.vllm_worker import FEW, PageWorker, put_in_order
+from deepseek_ocr.engine.vllm_worker import FEW, PageWorker
 from tests.vllm_cpu.test_vllm_scheduler_twins import BLOCK, MODEL_LEN, PROMPT, Led
 from tests.vllm_cpu.tiny_model import build
 
@@ -134,8 +130,6 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
         worker = PageWorker()
         worker.model_runner = mine
         worker.prepare_for_pages()
-        # The order is vLLM's with many more pages.
-        monkeypatch.setattr(mine, "_may_reorder_batch", functools.partial(GPUModelRunner._may_reorder_batch, mine))
         schedule = led.scheduler.schedule
         said: list[Any] = []
 
@@ -170,15 +164,3 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
     assert seen.pop("steps") > 1000
     assert seen.pop("many") > 500
     assert all(seen.values()), seen
-
-
-def test_pages_are_put_in_order_where_attention_takes_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With fewer the order is that in which they came, and nothing is computed for it."""
-    ordered = []
-    monkeypatch.setattr(GPUModelRunner, "_may_reorder_batch", lambda _, scheduled: ordered.append(scheduled))
-    steps: list[Any] = [
-        SimpleNamespace(num_scheduled_tokens=dict.fromkeys(range(count), 1)) for count in (1, FEWEST, FEWEST + 1)
-    ]
-    for step in steps:
-        put_in_order(Runner(), step)
-    assert ordered == steps[2:]
