@@ -7,10 +7,10 @@ kernels for the whole batch, whatever the answers say and whatever rules they fo
 answers where they are not what the card expects.
 
 Decoding is greedy and no processor runs after this one, so the id that vLLM is about to choose is the argmax of what
-`apply` returns: it is written down at the place that the length of the answer gives.  That length vLLM keeps on the
-host without waiting (a placeholder joins the list of ids for each one sampled, and none for a prompt that is not yet
-whole, whose choice is dropped and its place written over).  A request that comes back after it had lost its place
-brings its real ids along.
+`apply` returns: it is written down at the place that the length of the answer gives, and kept for whoever would look
+for it again (`vllm_worker.py`).  That length vLLM keeps on the host without waiting (a placeholder joins the list of
+ids for each one sampled, and none for a prompt that is not yet whole, whose choice is dropped and its place written
+over).  A request that comes back after it had lost its place brings its real ids along.
 
 Left to others: the rule (`guard.py`), asking for it (`guard.request_args`).
 Residual risks: vLLM refuses processors of this interface together with speculative decoding, and in its V2 model
@@ -92,15 +92,23 @@ class NoRepeatGuard(LogitsProcessor):
         #: By row, how long the answers are on the card.
         self._expected = np.zeros(0, np.int64)
         self._lengths = torch.zeros(0, dtype=torch.int64, device=device)
+        #: (rows,) int32: what the last step's tokens are; None where nobody asked for a rule.
+        self.chosen: torch.Tensor | None = None
         if device.type == "cpu":
             self._ban, self._remember = ban, remember
         else:
             from deepseek_ocr.engine import vllm_guard_kernels as kernels  # noqa: PLC0415 - no Triton for a CPU
 
             self._ban, self._remember = kernels.ban, kernels.remember
-            for rule in (Rule(guard.ngram_size, guard.window_size, frozenset()) for guard in (PUBLISHED, WIDE)):
-                # Compiled here, or the first page with another rule would stop all.
-                kernels.ban(torch.zeros(1, 1, device=device), self._ids, self._ids[0, :1], *tables_of([rule], device))
+            self._compile(vllm_config.model_config.dtype)
+
+    def _compile(self, dtype: torch.dtype) -> None:
+        """Have the kernels compiled for logits of this type, or the first page with another rule would stop all."""
+        logits = torch.zeros((1, 1), dtype=dtype, device=self._device)
+        length = torch.zeros(1, dtype=torch.int64, device=self._device)
+        for rule in (Rule(guard.ngram_size, guard.window_size, frozenset()) for guard in (PUBLISHED, WIDE)):
+            self._ban(logits, self._ids, length, *tables_of([rule], self._device))
+        self._remember(self._ids, length, logits.argmax(dim=-1))
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -168,7 +176,8 @@ class NoRepeatGuard(LogitsProcessor):
         self._by_row = Tables(*(table[here] for table in tables))
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Ban in place, and remember what will be chosen; logits (rows, vocabulary)."""
+        """Ban in place, and remember what will be chosen; logits (rows, vocabulary), of any type."""
+        self.chosen = None
         if not self._rows:
             return logits
         lengths = np.fromiter(map(len, self._lists), np.int64, len(self._lists))
@@ -177,7 +186,7 @@ class NoRepeatGuard(LogitsProcessor):
             self._lengths = async_tensor_h2d(lengths, self._device)
         self._expected = lengths + 1
         self._ban(logits, self._ids, self._lengths, *self._by_row)
-        self._remember(self._ids, self._lengths, logits.argmax(dim=-1))
+        self.chosen = self._remember(self._ids, self._lengths, logits.argmax(dim=-1))
         return logits
 
 
@@ -203,13 +212,14 @@ def ban(
     repeated &= reach <= lengths
     repeated &= (last[..., None] != exempt).all(dim=-1)
     # Adding -inf or nothing needs no list of what is banned.
-    logits.scatter_add_(1, last, torch.zeros(repeated.shape, device=ids.device).masked_fill(repeated, -torch.inf))
+    logits.scatter_add_(1, last, logits.new_zeros(repeated.shape).masked_fill_(repeated, -torch.inf))
 
 
-def remember(ids: torch.Tensor, lengths: torch.Tensor, chosen: torch.Tensor) -> None:
-    """Write down what was chosen (rows,), and that each answer is one id longer."""
+def remember(ids: torch.Tensor, lengths: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Write down what was chosen (rows,), and that each answer is one id longer; what was chosen, as int32."""
     ids[: len(lengths)].scatter_(1, lengths[:, None] % KEPT, chosen[:, None])
     lengths += 1
+    return chosen.to(torch.int32)
 
 
 def tables_of(rules: Sequence[Rule | None], device: torch.device) -> Tables:

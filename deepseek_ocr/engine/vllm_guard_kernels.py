@@ -5,12 +5,8 @@ A page that is alone on a card waits for the thread that launches them, not for 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import torch
 from vllm.triton_utils import tl, triton
-
-if TYPE_CHECKING:
-    import torch
 
 #: Rows that one program writes down.
 _ROWS = 128
@@ -32,9 +28,12 @@ def ban(
     )  # fmt: skip
 
 
-def remember(ids: torch.Tensor, lengths: torch.Tensor, chosen: torch.Tensor) -> None:
-    """Write down what was chosen (rows,), and that each answer is one id longer."""
-    _remember[(triton.cdiv(len(chosen), _ROWS),)](ids, lengths, chosen, len(chosen), KEPT=ids.shape[1], ROWS=_ROWS)
+def remember(ids: torch.Tensor, lengths: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """As `vllm_guard.remember`."""
+    narrow = torch.empty_like(chosen, dtype=torch.int32)
+    rows = len(chosen)
+    _remember[(triton.cdiv(rows, _ROWS),)](ids, lengths, chosen, narrow, rows, KEPT=ids.shape[1], ROWS=_ROWS)
+    return narrow
 
 
 # What is compiled depends on the sizes in capitals alone: a compilation stops all pages.
@@ -68,12 +67,14 @@ def _ban(
 
 @triton.jit(do_not_specialize=["count"])
 def _remember(
-    ids: tl.tensor, lengths: tl.tensor, chosen: tl.tensor, count: tl.tensor,
+    ids: tl.tensor, lengths: tl.tensor, chosen: tl.tensor, narrow: tl.tensor, count: tl.tensor,
     KEPT: tl.constexpr, ROWS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """So many rows at once."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     real = row < count
     length = tl.load(lengths + row, mask=real, other=0)
-    tl.store(ids + row * KEPT + (length & (KEPT - 1)), tl.load(chosen + row, mask=real), mask=real)
+    token = tl.load(chosen + row, mask=real, other=0)
+    tl.store(ids + row * KEPT + (length & (KEPT - 1)), token, mask=real)
+    tl.store(narrow + row, token.to(tl.int32), mask=real)
     tl.store(lengths + row, length + 1, mask=real)

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from vllm import SamplingParams
 from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
+from vllm.v1.sample.logits_processor import (
+    BatchUpdate,
+    LogitBiasLogitsProcessor,
+    LogitsProcessor,
+    LogitsProcessors,
+    MinTokensLogitsProcessor,
+)
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from deepseek_ocr.engine.vllm_worker import embeddings_of_step
+from deepseek_ocr.engine.vllm_guard import NoRepeatGuard
+from deepseek_ocr.engine.vllm_worker import embeddings_of_step, sample
+from deepseek_ocr.guard import Rule
+from tests.vllm_cpu.batches import params
 
+CPU = torch.device("cpu")
+#: What vLLM's batch knows of requests that ask for nothing but greedy decoding.
+GREEDY = SamplingMetadata(
+    temperature=None, all_greedy=True, all_random=False, top_p=None, top_k=None, generators={}, max_num_logprobs=None,
+    no_penalties=True, prompt_token_ids=None, frequency_penalties=torch.zeros(2), presence_penalties=torch.zeros(2),
+    repetition_penalties=torch.ones(2), output_token_ids=[[], []], allowed_token_ids_mask=None,
+    bad_words_token_ids={}, logitsprocs=LogitsProcessors(),
+)  # fmt: skip
 #: Of a prompt: its picture stands between the first token and the last two.
 PROMPT = 20
 
@@ -58,3 +81,119 @@ def test_embeddings_of_a_step_are_those_of_vllm(requests: dict[str, tuple[int, i
     assert torch.equal(mask, wanted_mask)
     assert len(found) == len(wanted)
     assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+
+
+class Chooser(GPUModelRunner):
+    """vLLM's, with its sampler and nothing else."""
+
+    def __init__(self, asked: SamplingMetadata) -> None:
+        self.input_batch: Any = SimpleNamespace(sampling_metadata=asked, update_async_output_token_ids=lambda: None)
+        self.sampler = Sampler()
+
+
+class NoFive(LogitsProcessor):
+    """One that stands behind the guard, and allows no 5."""
+
+    def __init__(self) -> None:
+        pass
+
+    def is_argmax_invariant(self) -> bool:
+        """No."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """All requests are alike to it."""
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """In place."""
+        logits[:, 5] = -torch.inf
+        return logits
+
+
+def chooser(asked: SamplingParams, shown: list[int], *behind: LogitsProcessor) -> Chooser:
+    """A runner with two requests, of which the first asks for this and has given these ids; processors as vLLM has."""
+    config: Any = SimpleNamespace(
+        scheduler_config=SimpleNamespace(max_num_seqs=2), speculative_config=None, model_config=None
+    )
+    kinds = (MinTokensLogitsProcessor, LogitBiasLogitsProcessor, NoRepeatGuard)
+    processors = [*(kind(config, CPU, False) for kind in kinds), *behind]
+    added = [(0, asked, None, shown), (1, params(None), None, list[int]())]
+    for processor in processors:
+        processor.update_state(BatchUpdate(2, removed=[], added=added, moved=[]))
+    return Chooser(replace(GREEDY, logitsprocs=LogitsProcessors(processors)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("rule", [Rule(2, 20, frozenset({3})), None], ids=["guarded", "nobody guarded"])
+@pytest.mark.parametrize("behind", [(), (NoFive(),)], ids=["guard last", "one behind it"])
+def test_the_likeliest_token_is_that_of_vllm(
+    dtype: torch.dtype, rule: Rule | None, behind: tuple[LogitsProcessor, ...]
+) -> None:
+    """Also where several are alike, and where the guard bans the likeliest."""
+    shown: list[int] = []
+    mine, yours = (chooser(params(rule), shown, *behind) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    repeated = 0
+    for _ in range(200):
+        logits = torch.randint(0, 4, (2, 8), generator=generator).to(dtype)
+        if behind:
+            logits[:, 5] = -1
+        wanted = yours._sample(logits.clone(), None)  # noqa: SLF001 - vLLM calls it
+        found = sample(mine, logits.clone(), None)
+        assert torch.equal(found.sampled_token_ids, wanted.sampled_token_ids)
+        assert found.sampled_token_ids.dtype == wanted.sampled_token_ids.dtype == torch.int32
+        assert found.logprobs_tensors is None
+        repeated += found.sampled_token_ids[0, 0] != logits[0].argmax()
+        shown.append(-1)
+    assert bool(repeated) == (rule is not None)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        SamplingParams(temperature=0, min_tokens=3, stop_token_ids=[7]),
+        SamplingParams(temperature=0, logit_bias={2: 5.003}),
+    ],
+    ids=["tokens at least", "bias"],
+)
+def test_what_a_request_asks_of_its_logits_is_given(asked: SamplingParams) -> None:
+    """As vLLM gives it, in float32, where the model's own type would refuse it or round it."""
+    mine, yours = (chooser(asked, []) for _ in range(2))
+    # In bf16 5 and 5.003 are the same.
+    logits = torch.tensor([0, 1, 0, 5, 4, 3, 2, 5 if asked.logit_bias else 6]).bfloat16().repeat(2, 1)
+    wanted = yours._sample(logits.clone(), None).sampled_token_ids  # noqa: SLF001 - vLLM calls it
+    assert sample(mine, logits.clone(), None).sampled_token_ids.tolist() == wanted.tolist()
+    assert wanted[0] != wanted[1]
+
+
+class Budgets:
+    """Of requests that may think so long: a stand-in, as the model does not think."""
+
+    def has_tracked_requests(self) -> bool:
+        """Some."""
+        return True
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"max_num_logprobs": 1},
+        {"logprob_token_ids": {0: [2, 3]}},
+        {"all_greedy": False, "temperature": torch.ones(2)},
+        {"no_penalties": False},
+        {"allowed_token_ids_mask": torch.zeros((2, 8), dtype=torch.bool)},
+        {"bad_words_token_ids": {0: [[7]]}},
+        {"thinking_budget_state_holder": Budgets()},
+        {"spec_decode_metadata": SimpleNamespace()},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_who_asks_for_more_is_left_to_vllm(more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Than for the likeliest token of all; and only those."""
+    vllms: Any = object()
+    monkeypatch.setattr(Chooser, "_sample", lambda *_: vllms)
+    one, logits = chooser(params(None), []), torch.arange(8.0).repeat(2, 1)
+    assert sample(one, logits, None) is not vllms
+    drafts = more.pop("spec_decode_metadata", None)
+    one.input_batch.sampling_metadata = replace(one.input_batch.sampling_metadata, **more)
+    assert sample(one, logits, drafts) is vllms
