@@ -23,11 +23,12 @@ WEIGHTS_BYTES: Final = {"": 6.3 * GIB, "fp8": 3.7 * GIB}
 KV_BYTES_PER_TOKEN: Final = 2 * 12 * 10 * 128 * 2
 #: A page of A4: 903 tokens of picture, 10 of prompt, and an answer of about as many again.
 PAGE_TOKENS: Final = 2048
-#: Page pictures that one step may encode cost this much for each of them (gundam, A4), and the rest of a step.
+#: Page pictures that one step may encode cost this much for each of them (gundam, A4), and the rest of a step (preset
+#: 8gb on an H200: vLLM kept 1528 MiB of 6527 for its cache).
 ENCODER_BYTES_PER_PAGE: Final = 0.15 * GIB
-STEP_BYTES: Final = 1.0 * GIB
-#: CUDA itself and the graphs, beside what vLLM is given (H200, preset 8gb: 8425 MiB in use where 7300 were given).
-BESIDE_BYTES: Final = 1.1 * GIB
+STEP_BYTES: Final = 0.85 * GIB
+#: CUDA itself and the graphs, beside what vLLM is given (the same: 7847 MiB were in use), and a tenth of a GiB more.
+BESIDE_BYTES: Final = 1.4 * GIB
 #: Sequences at which an H200 is kept busy although one thread schedules all of them (bench/LOG.md).
 MAX_SEQS: Final = 896
 #: Of a full engine a step takes in a new page for each so many that are read at once (bench/LOG.md).
@@ -116,7 +117,7 @@ class _Sizes:
 _PRESETS: Final = {
     "24gb": _Sizes(24 * GIB, 100, 4096, 0.9, "", 2),
     # The weights alone are 6.2 GiB in bf16; a card that is sold with 8 GB leaves about 7.5 GiB, BESIDE_BYTES included.
-    "8gb": _Sizes(7.5 * GIB, 10, 2048, 0.85, "fp8", 1),
+    "8gb": _Sizes(7.5 * GIB, 10, 2048, 0.81, "fp8", 1),
 }
 #: Below so much free memory `auto` is the preset for small cards.
 _SMALL: Final = 14 * GIB
