@@ -47,6 +47,8 @@ PAGES = {
 RECIPE_SEQS = 128
 #: Stages that print a table of their own.
 TABLES = {"scaling": gpu_scaling.table, "presets": gpu_presets.table}
+#: More of them where the card is traced, or new ones would run out behind the steady state, where the trace is.
+TRACED_PAGES = 320
 #: Pages of the one document that is longer.
 LONG_DOCUMENT = 19
 #: <td> and </td>.
@@ -170,13 +172,14 @@ def bans_on(ids: list[int]) -> int:
 
 def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: bool) -> None:  # noqa: PLR0915 - one story
     """Files dropped into an inbox, Markdown in the outbox; with `kill` the engine core is killed on the way."""
-    from bench.fixed_length import IDS_FILE, TRACE_AFTER  # noqa: PLC0415
+    from bench.fixed_length import IDS_FILE, TRACE, TRACE_AFTER  # noqa: PLC0415
     from bench.service import service  # noqa: PLC0415
 
     os.environ["BENCH_LOOP_FILE"] = str(folder / "loop.json")
     os.environ[IDS_FILE] = str(folder / "ids.jsonl")
     low, high = window(count)
     os.environ[TRACE_AFTER] = str(high)
+    count += TRACED_PAGES if os.environ.get(TRACE) else 0
     settings = {
         "ENGINE__BACKEND": "vllm", "ENGINE__MODEL": model, "WATCH__SETTLE_S": 1.0, "WATCH__RESCAN_S": 1.0,
         "SERVICE__LOG_LEVEL": "info", **json.loads(os.environ.get("BENCH_DAEMON_SETTINGS", "{}")),
@@ -191,7 +194,8 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             shutil.copyfile(path, drop / f"{number:05}{path.suffix}")
         begun = time.perf_counter()
         one.start()
-        figures: dict[str, Any] = {"start_s": time.perf_counter() - begun, "memory_at_start_mb": memory_of(one)}
+        # Each figure as soon as it is there: a run may be cut short.
+        report(start_s=time.perf_counter() - begun, memory_at_start_mb=memory_of(one))
         dropped = time.perf_counter()
         for path in sorted(drop.iterdir()):
             path.rename(one.root / "inbox" / path.name)
@@ -202,7 +206,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
             assert cores, "no engine core found"
             os.kill(cores[0], signal.SIGKILL)
             one.wait(lambda: one.events("engine.revived"), 300, "the engine is back")
-            figures["engine_back_s"] = moment(one.events("engine.revived")[0]) - killed
+            report(engine_back_s=moment(one.events("engine.revived")[0]) - killed)
         marks: list[tuple[float, int]] = []
         #: (documents, MB by part); it costs a while to ask for, so only now and then.
         memory: list[tuple[int, dict[str, int]]] = []
@@ -216,20 +220,28 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
 
         one.wait(done, 560, "all are read")
         seconds = time.perf_counter() - dropped
+        first = next(mark for mark in marks if mark[1] >= low)
+        last = next(mark for mark in marks if mark[1] >= high)
+        report(
+            pages=count, seconds=seconds, steady=(last[1] - first[1]) / (last[0] - first[0]),
+            steady_pages=last[1] - first[1], memory_mb=memory,
+        )  # fmt: skip
         accounts = one.accounts()
         if kill:
             back = moment(one.events("engine.revived")[0])
-            figures["first_page_s"] = min(at for at in map(moment, one.events("job.done")) if at > back) - killed
+            report(first_page_s=min(at for at in map(moment, one.events("job.done")) if at > back) - killed)
         else:
             write_pdf(drop / "long.pdf", 0, LONG_DOCUMENT)
             long_dropped = time.perf_counter()
             (drop / "long.pdf").rename(one.root / "inbox" / "long.pdf")
             one.wait(lambda: one.finished() > count, 120, "the long document is read")
-            figures["long_document_s"] = time.perf_counter() - long_dropped
+            report(long_document_s=time.perf_counter() - long_dropped)
         markdown = sum(1 for _ in (one.root / "outbox").glob("*.md"))
+        report(
+            markdown=markdown, done=sum(account["status"] == "done" for account in accounts), documents=len(accounts),
+            attempts=sum(account["attempts"] for account in accounts),
+        )  # fmt: skip
         one.stop()
-        first = next(mark for mark in marks if mark[1] >= low)
-        last = next(mark for mark in marks if mark[1] >= high)
         # The clock is the same in all processes.
         late = [
             (round(at - dropped, 1), delay)
@@ -238,15 +250,10 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         ]
         delays = sorted(delay for _, delay in late)
         report(
-            pages=count, seconds=seconds, steady=(last[1] - first[1]) / (last[0] - first[0]),
-            steady_pages=last[1] - first[1], markdown=markdown,
-            done=sum(account["status"] == "done" for account in accounts), documents=len(accounts),
-            attempts=sum(account["attempts"] for account in accounts),
             loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1],
             loop_worst=sorted(late, key=lambda pair: -pair[1])[:12],
-            memory_mb=memory,
-            **figures, **replay(folder / "ids.jsonl"),
         )  # fmt: skip
+        report(**replay(folder / "ids.jsonl"))
 
 
 def memory_of(one: Service) -> dict[str, int]:

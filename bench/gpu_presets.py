@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PRESETS = ("24gb", "8gb")
 #: The driver is asked so often; a change of so much is told.
-EVERY_S, CHANGE_MB = 0.2, 200
+EVERY_S, CHANGE_MIB = 0.2, 200
 
 
 def presets(model: str, names: list[str], pictures: list[Path], count: int, folder: Path) -> None:
@@ -43,9 +43,9 @@ class _Memory:
     """What is in use on the card beyond what was at first, before and after a mark."""
 
     def __init__(self) -> None:
-        self._before = _used_mb()
+        self._before = _used_mib()
         self._begun = time.perf_counter()
-        #: (seconds since it began, MB).
+        #: (seconds since it began, MiB).
         self._samples: list[tuple[float, int]] = []
         self._ready_s = float("inf")
         self._ended = threading.Event()
@@ -54,32 +54,32 @@ class _Memory:
 
     def _watch(self) -> None:
         while not self._ended.wait(EVERY_S):
-            self._samples.append((time.perf_counter() - self._begun, _used_mb() - self._before))
+            self._samples.append((time.perf_counter() - self._begun, _used_mib() - self._before))
 
     def mark(self) -> None:
         """The engine is ready."""
         self._ready_s = time.perf_counter() - self._begun
 
     def end(self) -> dict[str, Any]:
-        """The most while it started and while it read, in MB, and each larger change."""
+        """The most while it started and while it read, in MiB, and each larger change."""
         self._ended.set()
         self._thread.join()
         changes: list[tuple[float, int]] = []
         for at, used in self._samples:
-            if not changes or abs(used - changes[-1][1]) >= CHANGE_MB:
+            if not changes or abs(used - changes[-1][1]) >= CHANGE_MIB:
                 changes.append((round(at, 1), used))
         starting = [used for at, used in self._samples if at <= self._ready_s]
         reading = [used for at, used in self._samples if at > self._ready_s]
         return {
-            "most_mb": max(starting + reading, default=0),
-            "start_mb": max(starting, default=0),
-            "reading_mb": max(reading, default=0),
+            "most_mib": max(starting + reading, default=0),
+            "start_mib": max(starting, default=0),
+            "reading_mib": max(reading, default=0),
             "ready_s": round(min(self._ready_s, time.perf_counter() - self._begun), 1),
-            "changes_s_mb": changes,
+            "changes_s_mib": changes,
         }
 
 
-def _used_mb() -> int:
+def _used_mib() -> int:
     """Memory that is in use on the card."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
@@ -92,6 +92,6 @@ def table(figures: list[dict[str, Any]]) -> None:
             continue
         speed = f"{one['pages'] / one['seconds']:6.2f} pages/s" if "seconds" in one else "failed"
         print(
-            f"preset {one['preset']:5} {speed}, most {one['most_mb']:,} MB: {one['start_mb']:,} until it was ready "
-            f"({one['ready_s']:.0f} s), {one['reading_mb']:,} while it read"
+            f"preset {one['preset']:5} {speed}, most {one['most_mib']:,} MiB: {one['start_mib']:,} until it was ready "
+            f"({one['ready_s']:.0f} s), {one['reading_mib']:,} while it read"
         )
