@@ -52,7 +52,10 @@ class TracedWorker(PageWorker):
             for event in self._trace.profiler.kineto_results.events()
             if str(event.device_type()).endswith("CUDA") and event.duration_ns() > 0
         ]
-        (Path(folder) / "trace.json").write_text(json.dumps(summary(kernels), indent=1))
+        whole = Path(folder) / "trace.json"
+        part = whole.with_suffix(".part")
+        part.write_text(json.dumps(summary(kernels), indent=1))
+        part.replace(whole)
         if os.environ.get("BENCH_TRACE_ALL"):
             with gzip.open(Path(folder) / "kernels.json.gz", "wt") as file:
                 json.dump(kernels, file)

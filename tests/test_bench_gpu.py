@@ -1,0 +1,88 @@
+"""The benchmark on a card ends with an error where any of its bars is missed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from bench.gpu_bars import SAID, missed
+
+#: Figures as the stages report them, all of them good enough.
+GOOD: dict[str, list[dict[str, Any]]] = {
+    "recipe": [{"pages": 512, "seconds": 128.0, "tokens": 463_000}, {"alone_s": [2.0, 2.4, 2.5]}],
+    "scaling": [{"alone_s": [1.9, 2.4, 3.0]}, {"pages": 64, "seconds": 5.0}],
+    "png": [{"alone_s": [1.9, 2.0, 2.1]}, {"pages": 1024, "seconds": 40.0}, {"replayed": 1056, "disagreements": 0}],
+    "daemon": [
+        {"start_s": 90.0},
+        {"pages": 4416, "seconds": 170.0, "steady": 26.0,
+         "memory_mb": [[0, {"all": 5000}], [560, {"all": 10_000}], [4416, {"all": 10_900}]]},
+        {"long_document_s": 6.4},
+        {"busy": 0.95},
+        {"documents": 4416, "done": 4416, "attempts": 0, "markdown": 4417},
+        {"loop_p999_ms": 40.0, "loop_max_ms": 160.0},
+        {"replayed": 4435, "disagreements": 0},
+    ],
+    "kill": [
+        {"engine_back_s": 39.0}, {"first_page_s": 42.0}, {"pages": 256, "steady": 10.0, "memory_mb": []},
+        {"documents": 256, "done": 256, "attempts": 0, "markdown": 256}, {"replayed": 300, "disagreements": 0},
+    ],
+    "presets": [{"preset": "24gb", "most_mib": 23_613}, {"preset": "8gb", "most_mib": 7_541}],
+    # The guard is off there.
+    "unguarded": [{"pages": 1024, "seconds": 40.0, "disagreements": 900}],
+}  # fmt: skip
+
+
+def test_good_figures_miss_no_bar() -> None:
+    """Nor does a run of some stages, or none."""
+    assert missed(GOOD) == missed({}) == []
+    for stage, figures in GOOD.items():
+        assert missed({stage: figures}) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "worse", "words"),
+    [
+        ("daemon", {"steady": 19.9}, "19.90 pages/s"),
+        ("recipe", {"seconds": 55.0}, "2.79 x the recipe"),
+        ("daemon", {"busy": 0.83}, "kernels run for 83.0% of the trace"),
+        ("daemon", {"loop_p999_ms": 50.0}, "50 ms late"),
+        ("daemon", {"long_document_s": 619.0}, "long document takes 619 s"),
+        ("daemon", {"memory_mb": [[0, {"all": 5000}], [560, {"all": 9000}], [4416, {"all": 9901}]]}, "grew from 9,000"),
+        ("daemon", {"memory_mb": [[0, {"all": 5}], [9, {"all": 9}], [99, {"all": 20}], [999, {"all": 9}]]}, "to 20 MB"),
+        ("daemon", {"done": 4415}, "4415 are done"),
+        ("daemon", {"documents": 4415, "done": 4415}, "of 4416 documents 4415 ended"),
+        ("daemon", {"attempts": 1}, "1 attempts failed"),
+        ("daemon", {"markdown": 4000}, "4000 files of Markdown"),
+        ("daemon", {"replayed": 3}, "only 3 answers were replayed"),
+        ("daemon", {"disagreements": 1}, "disagrees on 1 pages"),
+        ("daemon", {"failed": 1, "said": "Traceback"}, "daemon failed"),
+        ("kill", {"done": 3}, "3 are done"),
+        ("kill", {"attempts": 99}, "99 attempts failed"),
+        ("scaling", {"alone_s": [2.0, 2.41, 2.5]}, "scaling: a page alone takes 2.41 s, the recipe's 2.40"),
+        ("png", {"alone_s": [2.5, 2.5, 2.6]}, "png: a page alone takes 2.50 s"),
+        ("png", {"disagreements": 2}, "disagrees on 2 pages"),
+        ("png", {"replayed": 1023}, "only 1023 answers"),
+        ("presets", {"preset": "8gb", "most_mib": 7_847}, "preset 8gb: 7,847 MiB"),
+        ("presets", {"preset": "24gb", "most_mib": 24_577}, "preset 24gb: 24,577 MiB"),
+        ("presets", {"preset": "8gb", "most_mib": 0}, "preset 8gb: 0 MiB"),
+        ("presets", {"preset": "8gb", "most_mib": 7_000, "failed": 1}, "presets failed"),
+    ],
+)
+def test_each_bar_is_looked_at(stage: str, worse: dict[str, Any], words: str) -> None:
+    """One figure that is too bad is one complaint, which names it."""
+    figures = copy.deepcopy(GOOD)
+    figures[stage].append(worse)
+    [complaint] = missed(figures)
+    assert words in complaint
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage, names in SAID.items() for name in names])
+def test_a_figure_that_is_not_there_is_no_good_one(stage: str, name: str) -> None:
+    """A stage that ended early, or says it under another name, is one complaint."""
+    figures = copy.deepcopy(GOOD)
+    for one in figures[stage]:
+        one.pop(name, None)
+    complaints = missed(figures)
+    assert f"{stage} said nothing of {name}" in complaints
