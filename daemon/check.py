@@ -211,8 +211,8 @@ def _engine_in_use(settings: Settings) -> Finding | None:
 
 async def _engine(settings: Settings) -> list[Finding]:
     try:
-        choice, engine = build_engine(settings)
         started = time.monotonic()
+        choice, engine = await asyncio.to_thread(build_engine, settings)
         async with Reader(engine, limits=page_limits(settings)) as reader:
             await warm_up(reader)
     except Refused as error:

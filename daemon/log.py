@@ -13,6 +13,7 @@ service.crashed           error    a fault of our own ended it, with the traceba
 service.stopped           info     the end, with the number of jobs left to resume
 service.http_inert        warning  [http] is enabled, which this version does not serve
 engine.chosen             info     which engine, and why
+engine.card_in_use        info     something else holds much of the card: seconds pass until it is planned with
 engine.ready              info     it has read its warm-up page
 engine.misread            warning  it did not read its warm-up page right: another model, or damaged weights
 engine.died               error    it died, or could not be built anew; with the back-off before the next try

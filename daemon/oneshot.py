@@ -242,7 +242,7 @@ async def read_files(settings: Settings, files: tuple[Path, ...], order: Order, 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             loop.add_signal_handler(number, stop, number)
-    _, engine = build_engine(settings, [order.options.task])
+    _, engine = await asyncio.to_thread(build_engine, settings, [order.options.task])
     if order.second_pass:
         refuse_second_pass(engine, "leave --second-pass out")
     order.folder.mkdir(parents=True, exist_ok=True)

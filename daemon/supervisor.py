@@ -91,7 +91,7 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             self._handle_signals()
             self._open_state_dir(stack)
-            self._choice, mortal = self._build(self.settings)
+            self._choice, mortal = await asyncio.to_thread(self._build, self.settings)  # may wait for a card
             log.info("engine.chosen", engine=self._choice.name, reason=self._choice.reason)
             self._ledger = await self._open_ledger(stack)
             self._engine = RevivingEngine(

@@ -125,6 +125,7 @@ ENGINES = [
     "vllm_plan",
     "vllm_processes",
     "vllm_plugin",
+    "vllm_start",
     "vllm_guard_kernels",
     "vllm_guard",
     "vllm_sam_attention",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,6 +44,8 @@ RTX_3070 = Card("0", "NVIDIA GeForce RTX 3070", 8 * GIB, int(7.5 * GIB))
         (H200, VllmSettings(preset="8gb"), Plan(10, 2048, 0.0435, "fp8")),
         (L4, VllmSettings(), Plan(100, 4096, 0.9, "", 2)),
         (RTX_3070, VllmSettings(), Plan(10, 2048, 0.7625, "fp8")),
+        (replace(H200, free=13 * GIB), VllmSettings(), Plan(32, 4096, 0.083, "", 2)),
+        (replace(H200, free=9 * GIB), VllmSettings(), Plan(10, 2048, 0.0435, "fp8")),
         (H200, VllmSettings(max_num_seqs=7), Plan(7, 16384, 0.9, "", 4)),
         (H200, VllmSettings(max_num_batched_tokens=4096), Plan(MAX_SEQS, 4096, 0.9, "", 4)),
         (H200, VllmSettings(gpu_memory_utilization=0.5), Plan(512, 16384, 0.5, "", 4)),
@@ -50,8 +53,8 @@ RTX_3070 = Card("0", "NVIDIA GeForce RTX 3070", 8 * GIB, int(7.5 * GIB))
         (L4, VllmSettings(preset="8gb", quantization="none", gpu_memory_utilization=0.5), Plan(10, 2048, 0.5, "")),
     ],
     ids=[
-        "H200", "H200 as 24gb", "H200 as 8gb", "L4", "RTX 3070", "own sequences", "own tokens", "own share", "own fp8",
-        "8gb without fp8",
+        "H200", "H200 as 24gb", "H200 as 8gb", "L4", "RTX 3070", "H200 nearly taken", "H200 with room for fp8",
+        "own sequences", "own tokens", "own share", "own fp8", "8gb without fp8",
     ],
 )  # fmt: skip
 def test_what_is_taken_of_a_card(card: Card, settings: VllmSettings, plan: Plan) -> None:

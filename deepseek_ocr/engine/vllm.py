@@ -5,7 +5,7 @@ preprocessing of a raw prompt would block the event loop for 60 to 160 ms a page
 model class (`vllm_model.py`), DeepSeek-OCR-2 with vLLM's own, whose preprocessing vLLM does in a thread.
 
 Left to others: building a dead engine anew and asking again for the pages it lost (`reviving.py`), what fits on a card
-(`vllm_plan.py`).  Residual risk: vLLM tells the cause of a failed start only in its own log lines.
+(`vllm_plan.py`), what vLLM is started with (`vllm_start.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Heal
 from deepseek_ocr.engine import vllm_plugin as plugin
 from deepseek_ocr.engine.model_folder import check_folder, is_version_2
 from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids, token_ids
-from deepseek_ocr.engine.vllm_plan import CPU_PLAN, GIB, VllmSettings, capture_sizes, look_at_card, plan_for
-from deepseek_ocr.engine.vllm_processes import GONE_S, core_processes, kill_cores
+from deepseek_ocr.engine.vllm_plan import CPU_PLAN, VllmSettings, look_at_rest, plan_for
+from deepseek_ocr.engine.vllm_processes import core_processes, kill_cores
+from deepseek_ocr.engine.vllm_start import INSTALL_VLLM, arguments_for, explain, set_environment, wait_for_memory
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import EXEMPT, request_args
 from deepseek_ocr.prompt import CONTEXT_TOKENS, IMAGE_TOKEN, Mode, Options, Task, prompt_for
@@ -60,7 +61,7 @@ class VllmEngine:
         self._model = model
         self._v2 = is_version_2(model)
         version = vllm_version()
-        self._card = None if "cpu" in version else look_at_card(gpu)
+        self._card = None if "cpu" in version else look_at_rest(gpu)
         self.plan = plan_for(self._card, self.settings) if self._card else CPU_PLAN
         self._engine: Any = None
         self._watch: asyncio.Task[None] | None = None
@@ -95,8 +96,9 @@ class VllmEngine:
         dummy = self.engine_arguments().get("load_format") == "dummy"
         await asyncio.to_thread(check_folder, self._model, weights=not dummy)
         self._state = "starting"
-        self._set_environment()
-        await self._wait_for_memory()
+        set_environment(self._card)
+        if self._card is not None:
+            await wait_for_memory(self._card, self.plan)
         others = {process.pid for process in core_processes()}
         # Off the loop: importing vLLM takes seconds, loading the model up to a minute.
         building = asyncio.create_task(asyncio.to_thread(self._build))
@@ -127,69 +129,16 @@ class VllmEngine:
             self._engine = building.result()
         self._processes = self._processes or core_processes(others)
 
-    def _set_environment(self) -> None:
-        """What vLLM and CUDA read when they are first imported."""
-        if self._card is not None:
-            os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-            os.environ["CUDA_VISIBLE_DEVICES"] = self._card.id
-        os.environ[plugin.PARENT_VARIABLE] = str(os.getpid())
-        # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-        for name, value in {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}.items():
-            os.environ.setdefault(name, value)
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is a command's own
-
-    async def _wait_for_memory(self) -> None:
-        """Until the card has what the plan takes; an engine that just died may still hold it."""
-        if self._card is None:
-            return
-        wanted = self.plan.gpu_memory_utilization * self._card.total
-        for _ in range(int(GONE_S)):
-            card = await asyncio.to_thread(look_at_card, 0, self._card.id)
-            if card.free >= wanted:
-                return
-            await asyncio.sleep(1.0)
-        raise EngineStartError(
-            f"{card.name} has {card.free / GIB:.1f} GiB free and the engine is to take {wanted / GIB:.1f}; stop what "
-            f"else uses the card, or lower gpu_memory_utilization under [engine.vllm]"
-        )
-
     def _build(self) -> Any:
         try:
             from vllm import AsyncEngineArgs  # noqa: PLC0415 - seconds, and not in every environment
             from vllm.tokenizers import cached_tokenizer_from_config  # noqa: PLC0415 - the same
             from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - the same
-        except ImportError as error:
-            raise EngineStartError(f"vLLM cannot be loaded: {error}; {INSTALL_VLLM}") from error
+        except (ImportError, OSError) as error:  # a library that is missing is either
+            raise EngineStartError(explain(error, self._model, self.plan)) from error
         if self._state != "starting":
             raise EngineStartError(f"the vllm engine is {self._state}")
-        arguments: dict[str, Any] = {
-            "model": self._model,
-            "seed": 0,
-            "max_model_len": CONTEXT_TOKENS,
-            # The defaults of an engine that is built directly are far below those of `vllm serve`.
-            "max_num_seqs": self.plan.max_num_seqs,
-            "max_num_batched_tokens": self.plan.max_num_batched_tokens,
-            "limit_mm_per_prompt": {"image": 1},
-            # Pages do not repeat.
-            "enable_prefix_caching": False,
-            "mm_processor_cache_gb": 0,
-            "logits_processors": [plugin.GUARD],
-            "worker_extension_cls": plugin.WORKER,
-            "stream_interval": plugin.STREAM_INTERVAL,
-            "disable_log_stats": True,
-        }
-        if self._card is None:
-            # The model runs in the core's own process, as it does on a card.
-            arguments |= {"enforce_eager": True, "distributed_executor_backend": plugin.ONE_PROCESS}
-        else:
-            arguments |= {"gpu_memory_utilization": self.plan.gpu_memory_utilization}
-            arguments |= {"compilation_config": {"cudagraph_capture_sizes": capture_sizes(self.plan)}}
-        if self.plan.quantization:
-            arguments |= {"quantization": self.plan.quantization}
-        if not self._v2:  # DeepSeek-OCR-2 runs with vLLM's own class
-            arguments |= {"hf_overrides": {"architectures": [plugin.ARCHITECTURE]}}
-            arguments |= {"additional_config": self.plan.encoder(self.info.mode or Mode.GUNDAM)}
+        arguments = arguments_for(self._model, self.plan, None if self._v2 else self.info.mode or Mode.GUNDAM)
         arguments |= self.engine_arguments()
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config()
@@ -202,27 +151,11 @@ class VllmEngine:
         except EngineStartError:
             raise
         except Exception as error:
-            raise EngineStartError(self._explain(error)) from error
+            raise EngineStartError(explain(error, self._model, self.plan)) from error
 
     def engine_arguments(self) -> dict[str, Any]:
         """More of vLLM's arguments; a benchmark loads dummy weights with them."""
         return {}
-
-    def _explain(self, error: Exception) -> str:
-        """One sentence for a start that failed in vLLM."""
-        words = " ".join(str(error).split())
-        if isinstance(error, OSError):
-            return (
-                f'the model "{self._model}" cannot be loaded: {words}; set engine.model to a folder with its weights, '
-                f"or let this machine reach the hub once"
-            )
-        if "out of memory" in words.lower() or "memory" in words.lower():
-            return f"the card has too little memory for the engine: {words}; see [engine.vllm] in config.toml"
-        return (
-            f"vLLM did not start with {self.plan}: {words}; the lines of EngineCore above tell the cause: too little "
-            f'memory on the card (lower gpu_memory_utilization or set preset = "8gb" under [engine.vllm]), or a folder '
-            f"that does not hold the model's weights"
-        )
 
     async def _warm_up(self) -> None:
         import numpy as np  # noqa: PLC0415 - not needed to describe the engine
@@ -374,11 +307,6 @@ class VllmEngine:
         if self._engine.errored:
             return Health(ok=False, detail="vLLM's engine core is dead")
         return Health(ok=True, detail=f"{self._in_flight} pages in flight; {self.plan}")
-
-
-INSTALL_VLLM: Final = (
-    "install it with `pip install 'ocr-daemon[vllm]'`, or set backend = \"cpu\" under [engine] to read without a card"
-)
 
 
 def vllm_version() -> str:

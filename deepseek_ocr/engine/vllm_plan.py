@@ -1,7 +1,8 @@
 """How much of a card DeepSeek-OCR on vLLM takes, and how many pages it reads at once there.
 
-The figures behind the presets were measured on one H200 with vLLM 0.25.1 (bench/README.md).  Left to others: whether
-the memory is really there when the engine starts (vLLM checks again).
+The figures behind the presets were measured on one H200 with vLLM 0.25.1 (bench/README.md).  A plan holds for the life
+of an engine, so the card is looked at until it is at rest.  Left to others: whether the memory is really there when the
+engine starts (`vllm_start.py`, vLLM).  Residual risk: what takes longer than that to leave a card is planned around.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
+
+import structlog
 
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.prompt import AUTO, Mode, ModeChoice
 from deepseek_ocr.tiles import CROP_SIDE_PX, VIEW_SIDE_PX
+
+log = structlog.get_logger()
 
 GIB: Final = 1 << 30
 #: Weights in bf16 (6.67 GB of files) and with the linear layers in fp8.
@@ -119,8 +125,16 @@ _PRESETS: Final = {
     # The weights alone are 6.2 GiB in bf16; a card that is sold with 8 GB leaves about 7.5 GiB, BESIDE_BYTES included.
     "8gb": _Sizes(7.5 * GIB, 10, 2048, 0.81, "fp8", 1),
 }
-#: Below so much free memory `auto` is the preset for small cards.
+#: Below so much memory `auto` is the preset for small cards; a larger one that something else uses gets that only where
+#: it has no room for the weights as they are.
 _SMALL: Final = 14 * GIB
+#: A card of which so much is free is nobody else's; others are looked at for some seconds, and again where more than
+#: so much was freed meanwhile.
+FREE_SHARE: Final = 0.95
+SETTLED_S: Final = 5
+REST_S: Final = 60
+LOOK_EVERY_S: Final = 1.0
+FREED_BYTES: Final = GIB // 4
 #: At least so many tokens make a step where there is room: pictures of a dozen new pages beside all running ones.
 _LARGE_STEP_TOKENS: Final = 16384
 
@@ -129,9 +143,9 @@ def plan_for(card: Card, settings: VllmSettings) -> Plan:
     """What fits on a card; raises `EngineStartError` where the model does not."""
     if settings.preset != "auto":
         sizes = _PRESETS[settings.preset]
-    elif card.free < _SMALL:
+    elif card.total < _SMALL:
         sizes = replace(_PRESETS["8gb"], memory=card.total)
-    elif card.total < 2 * _PRESETS["24gb"].memory:
+    elif card.total < 2 * _PRESETS["24gb"].memory or card.free < _PRESETS["24gb"].memory:
         sizes = replace(_PRESETS["24gb"], memory=card.total)
     else:
         sizes = _Sizes(card.total, 0, _LARGE_STEP_TOKENS, 0.9, "", 4)
@@ -144,6 +158,8 @@ def plan_for(card: Card, settings: VllmSettings) -> Plan:
     steps = STEP_BYTES + tokens / 903 * ENCODER_BYTES_PER_PAGE
     left = share * card.total - WEIGHTS_BYTES[quantization] - steps
     fitting = int(left / (PAGE_TOKENS * KV_BYTES_PER_TOKEN))
+    if fitting < 1 and settings.preset == "auto" and not settings.quantization and card.free < _SMALL <= card.total:
+        return plan_for(card, replace(settings, preset="8gb"))
     if fitting < 1:
         raise EngineStartError(
             f"DeepSeek-OCR does not fit on {card.name}: {card.free / GIB:.1f} of {card.total / GIB:.1f} GiB are free, "
@@ -174,6 +190,23 @@ def capture_sizes(plan: Plan) -> list[int]:
         # An eighth is wasted at most, less than that in the mean.
         sizes.append(sizes[-1] + max(8, 1 << sizes[-1].bit_length() >> 4))
     return [*(size for size in sizes if size < most), most]
+
+
+def look_at_rest(gpu: int) -> Card:
+    """`look_at_card`, where much is taken for `SETTLED_S` and more, as it may be by an engine that just died.
+
+    Ends when nothing was freed for that long, after `REST_S` in any case; blocks meanwhile.
+    """
+    card, settled = look_at_card(gpu), 0
+    for look in range(REST_S):
+        if card.free >= FREE_SHARE * card.total or settled >= SETTLED_S:
+            break
+        if not look:
+            log.info("engine.card_in_use", card=card.name, free_gib=card.free // GIB, total_gib=card.total // GIB)
+        time.sleep(LOOK_EVERY_S)
+        before, card = card, look_at_card(0, card.id)
+        settled = 0 if card.free > before.free + FREED_BYTES else settled + 1
+    return card
 
 
 def look_at_card(gpu: int, visible: str | None = None) -> Card:

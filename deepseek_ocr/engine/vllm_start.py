@@ -1,0 +1,117 @@
+"""What vLLM is started with, until when a start waits for the card, and what is said of one that failed.
+
+Left to others: how much of the card is taken (`vllm_plan.py`), the start itself (`vllm.py`).  Residual risk: vLLM tells
+the cause of a failed start only in its own log lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from deepseek_ocr.engine import vllm_plugin as plugin
+from deepseek_ocr.engine.vllm_plan import GIB, LOOK_EVERY_S, capture_sizes, look_at_card
+from deepseek_ocr.engine.vllm_processes import GONE_S
+from deepseek_ocr.errors import EngineStartError
+from deepseek_ocr.prompt import CONTEXT_TOKENS
+
+if TYPE_CHECKING:
+    from deepseek_ocr.engine.vllm_plan import Card, Plan
+    from deepseek_ocr.prompt import ModeChoice
+
+INSTALL_VLLM: Final = (
+    "install it with `pip install 'ocr-daemon[vllm]'`, or set backend = \"cpu\" under [engine] to read without a card"
+)
+#: Words of an error that mean that vLLM found no card, or nothing that speaks to it (vLLM, torch, the loader).
+_NO_CUDA: Final = (
+    "infer device type", "libcuda", "cuda driver version", "nvidia driver", "no cuda gpus", "no cuda-capable",
+)  # fmt: skip
+
+
+def set_environment(card: Card | None) -> None:
+    """What vLLM and CUDA read when they are first imported; without a card, the CPU is meant."""
+    if card is not None:
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        os.environ["CUDA_VISIBLE_DEVICES"] = card.id
+    os.environ[plugin.PARENT_VARIABLE] = str(os.getpid())
+    # A fork of a process with threads can hang, and one that has touched CUDA cannot use it.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    for name, value in {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is a command's own
+
+
+async def wait_for_memory(card: Card, plan: Plan) -> None:
+    """Until the card has what the plan takes, as an engine that just died may still hold it.
+
+    Raises `EngineStartError` where it has not after `GONE_S`.
+    """
+    wanted = plan.gpu_memory_utilization * card.total
+    for _ in range(int(GONE_S)):
+        now = await asyncio.to_thread(look_at_card, 0, card.id)
+        if now.free >= wanted:
+            return
+        await asyncio.sleep(LOOK_EVERY_S)
+    raise EngineStartError(
+        f"{now.name} has {now.free / GIB:.1f} GiB free and the engine is to take {wanted / GIB:.1f}; stop what "
+        f"else uses the card, or lower gpu_memory_utilization under [engine.vllm]"
+    )
+
+
+def arguments_for(model: str, plan: Plan, mode: ModeChoice | None) -> dict[str, Any]:
+    """Of vLLM's `AsyncEngineArgs`; without a mode the model is DeepSeek-OCR-2."""
+    found: dict[str, Any] = {
+        "model": model,
+        "seed": 0,
+        "max_model_len": CONTEXT_TOKENS,
+        # The defaults of an engine that is built directly are far below those of `vllm serve`.
+        "max_num_seqs": plan.max_num_seqs,
+        "max_num_batched_tokens": plan.max_num_batched_tokens,
+        "limit_mm_per_prompt": {"image": 1},
+        # Pages do not repeat.
+        "enable_prefix_caching": False,
+        "mm_processor_cache_gb": 0,
+        "logits_processors": [plugin.GUARD],
+        "worker_extension_cls": plugin.WORKER,
+        "stream_interval": plugin.STREAM_INTERVAL,
+        "disable_log_stats": True,
+    }
+    if plan.gpu_memory_utilization:
+        found["gpu_memory_utilization"] = plan.gpu_memory_utilization
+        found["compilation_config"] = {"cudagraph_capture_sizes": capture_sizes(plan)}
+    else:
+        # The model runs in the core's own process, as it does on a card.
+        found |= {"enforce_eager": True, "distributed_executor_backend": plugin.ONE_PROCESS}
+    if plan.quantization:
+        found["quantization"] = plan.quantization
+    if mode is not None:  # DeepSeek-OCR-2 runs with vLLM's own class
+        found["hf_overrides"] = {"architectures": [plugin.ARCHITECTURE]}
+        found["additional_config"] = plan.encoder(mode)
+    return found
+
+
+def explain(error: Exception, model: str, plan: Plan) -> str:
+    """One sentence, with the remedy, for a start that failed in vLLM."""
+    words = " ".join(str(error).split())
+    if "out of memory" in words.lower():
+        return f"the card has too little memory for the engine: {words}; see [engine.vllm] in config.toml"
+    if any(sign in words.lower() for sign in _NO_CUDA):
+        return (
+            f"vLLM cannot use the card: {words}; `nvidia-smi` must work for this user, and its driver must be new "
+            f"enough for the CUDA that came with vLLM"
+        )
+    if isinstance(error, ImportError):
+        return f"vLLM cannot be loaded: {words}; {INSTALL_VLLM}"
+    if isinstance(error, OSError):
+        return (
+            f'the model "{model}" cannot be loaded: {words}; set engine.model to a folder with its weights, '
+            f"or let this machine reach the hub once"
+        )
+    if "memory" in words.lower():
+        return f"the card has too little memory for the engine: {words}; see [engine.vllm] in config.toml"
+    return (
+        f"vLLM did not start with {plan}: {words}; the lines of EngineCore above tell the cause: too little "
+        f'memory on the card (lower gpu_memory_utilization or set preset = "8gb" under [engine.vllm]), or a folder '
+        f"that does not hold the model's weights"
+    )
