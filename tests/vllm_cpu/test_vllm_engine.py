@@ -71,8 +71,8 @@ class Tapped(VllmEngine):
         self._pages = itertools.count(1)
 
     def engine_arguments(self) -> dict[str, Any]:
-        """In bf16 the order of a batch decides between tokens."""
-        return {"dtype": "float32"}
+        """In bf16 the order of a batch decides between tokens; the worker takes few for many."""
+        return {"dtype": "float32", "worker_extension_cls": "tests.vllm_cpu.arrays.ArraysFromThree"}
 
     def sampling_params(self, page: PageImage, options: Options, room: int) -> Any:
         """The recipe, with another guard where a test sets one."""
@@ -134,19 +134,21 @@ async def test_answers_are_those_of_vllm_as_it_comes(
     engine: Tapped, upstream: Upstream, pictures: dict[str, Image.Image], name: str
 ) -> None:
     """One page at a time, token by token: other pixels, prompt, model class and guard on the way, the same result."""
-    theirs = await upstream.read(pictures[name], max_tokens=40, guard=GUARD, ignore_eos=False)
+    # Beyond its window of 90 the guard forgets.
+    count = 130 if name == "a4" else 40
+    theirs = await upstream.read(pictures[name], max_tokens=count, guard=GUARD, ignore_eos=False)
     page = engine.page(pictures[name])
-    done = await engine.recognize(page, Options(max_tokens=40))
+    done = await engine.recognize(page, Options(max_tokens=count))
     guarded = engine.answer_ids[page.page_index]
     assert guarded == theirs.ids
     assert (done.prompt_tokens, done.text) == (theirs.prompt_tokens, theirs.text)
-    assert (done.completion_tokens, done.finish_reason) == (40, "length")
+    assert (done.completion_tokens, done.finish_reason) == (count, "length")
     if name == "a4":  # it begins with a loop, so the guard has acted in both
-        assert await asyncio.gather(*(engine.ids(pictures[name], 40) for _ in range(3))) == [guarded] * 3
+        assert await asyncio.gather(*(engine.ids(pictures[name], 40) for _ in range(3))) == [guarded[:40]] * 3
         engine.guard = NO_GUARD
         free = await engine.ids(pictures[name], 40)
         assert free[:30] == guarded[:30], "the first 30-gram cannot come twice before"
-        assert free != guarded
+        assert free != guarded[:40]
 
 
 #: Places of a picture in the prompt: of its view (vLLM's processor; the paper, in table 1, counts them without newlines
