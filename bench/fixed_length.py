@@ -108,7 +108,7 @@ class FixedLengthEngine(vllm.VllmEngine):
 
         completion = await super().recognize(page, options, say)
         self._read += 1
-        if os.environ.get(TRACE) and self._read == int(os.environ[TRACE_AFTER]):
+        if self._read == int(os.environ.get(TRACE_AFTER, "0")):
             self._tracing = asyncio.create_task(self._trace())
         text = _TEXT[: completion.completion_tokens * CHARS_PER_TOKEN]
         return replace(completion, finish_reason="stop", text=text)

@@ -42,7 +42,6 @@ PAGES = {
     "scaling": 4096,
     "daemon": 4096,
     "kill": 256,
-    # 4 for each place.
     "presets": 0,
 }
 #: Of the recipe: 6.9 pages/s on one machine, with 256 6.5.
@@ -96,7 +95,10 @@ def recipe(model: str, pictures: list[Path], count: int) -> None:
 
 
 async def png(model: str, pictures: list[Path], count: int, folder: Path) -> None:
-    """Ours without the daemon: PNG files through the reader's processes and the engine."""
+    """Ours without the daemon: PNG files through the reader's processes and the engine.
+
+    So many, or four times as many as it reads at once.
+    """
     from bench.fixed_length import IDS_FILE, FixedLengthEngine  # noqa: PLC0415
     from deepseek_ocr.engine.vllm_plan import VllmSettings  # noqa: PLC0415
     from deepseek_ocr.prompt import Options  # noqa: PLC0415
@@ -108,6 +110,7 @@ async def png(model: str, pictures: list[Path], count: int, folder: Path) -> Non
     started = time.perf_counter()
     async with Reader(engine) as reader:
         report(start_s=time.perf_counter() - started, plan=str(engine.plan))
+        count = count or 4 * engine.plan.max_num_seqs
         slots = asyncio.Semaphore(engine.info.capacity)
         loading: list[float] = []
         load = reader._load  # noqa: SLF001 - the stage times of the table

@@ -17,21 +17,19 @@ from bench.gpu_stages import figures_of, report
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Pages that a preset reads at once.
-PLACES = {"24gb": 100, "8gb": 10}
-PRESETS = tuple(PLACES)
+PRESETS = ("24gb", "8gb")
 #: The driver is asked so often; a change of so much is told.
 EVERY_S, CHANGE_MIB = 0.2, 200
 
 
 def presets(model: str, names: list[str], pictures: list[Path], count: int, folder: Path) -> None:
-    """Each of these presets reads so many pages; 0 = four times as many as it reads at once."""
+    """Each of these presets reads so many pages; 0 = as `bench.gpu.png` has it."""
     for preset in names:
         environment = {**os.environ, "BENCH_VLLM_SETTINGS": json.dumps({"preset": preset})}
         memory = _Memory()
         figures: dict[str, Any] = {}
         stage = figures_of(
-            "bench.gpu", "--stage", "png", "--model", model, "--pages", count or 4 * PLACES[preset],
+            "bench.gpu", "--stage", "png", "--model", model, "--pages", count,
             "--pictures", pictures[0].parent, "--folder", folder, environment=environment,
         )  # fmt: skip
         for some in stage:

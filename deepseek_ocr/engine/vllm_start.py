@@ -94,9 +94,11 @@ def arguments_for(model: str, plan: Plan, mode: ModeChoice | None) -> dict[str, 
 def explain(error: Exception, model: str, plan: Plan) -> str:
     """One sentence, with the remedy, for a start that failed in vLLM."""
     words = " ".join(str(error).split())
-    if "out of memory" in words.lower():
+    lower = words.lower()
+    # The name of a folder may have the word in it.
+    if "out of memory" in lower or ("memory" in lower and not isinstance(error, OSError)):
         return f"the card has too little memory for the engine: {words}; see [engine.vllm] in config.toml"
-    if any(sign in words.lower() for sign in _NO_CUDA):
+    if any(sign in lower for sign in _NO_CUDA):
         return (
             f"vLLM cannot use the card: {words}; `nvidia-smi` must work for this user, and its driver must be new "
             f"enough for the CUDA that came with vLLM"
@@ -108,8 +110,6 @@ def explain(error: Exception, model: str, plan: Plan) -> str:
             f'the model "{model}" cannot be loaded: {words}; set engine.model to a folder with its weights, '
             f"or let this machine reach the hub once"
         )
-    if "memory" in words.lower():
-        return f"the card has too little memory for the engine: {words}; see [engine.vllm] in config.toml"
     return (
         f"vLLM did not start with {plan}: {words}; the lines of EngineCore above tell the cause: too little "
         f'memory on the card (lower gpu_memory_utilization or set preset = "8gb" under [engine.vllm]), or a folder '

@@ -48,7 +48,7 @@ class PageWorker:
     model_runner: Any
 
     def prepare_for_pages(self) -> None:
-        """Called once, when the engine is there: replaces what is replaced.
+        """Called once, when the engine is there: puts our ways in the place of vLLM's.
 
         vLLM assumes of every processor that is not its own that it wants the ids of the last step on the host, and
         waits for them before it lets the processors run: ours does not.
