@@ -305,7 +305,7 @@ class VllmEngine:
         if self._engine is None or self._state != "ready":
             return Health(ok=False, detail=self._state)
         if self._engine.errored:
-            return Health(ok=False, detail="vLLM's engine core is dead")
+            return Health(ok=False, detail="vLLM's engine core died")
         return Health(ok=True, detail=f"{self._in_flight} pages in flight; {self.plan}")
 
 
