@@ -53,7 +53,7 @@ EXTEND_EVERY_S, EXTEND_FOR_S = 5.0, 30.0
 #: How long the start waits for one share to answer.
 ADOPT_S = 10.0
 #: Objects, and looks through those and through the next older ones, before the garbage collector looks (Python: 700).
-COLLECTED_AT = (10_000, 10, 100)
+COLLECTED_AT = (10_000, 50, 20)
 #: How long another thread may keep the event loop from running on (Python: 5 ms).
 SWITCH_INTERVAL_S = 0.001
 
@@ -178,7 +178,7 @@ class Supervisor:
         if self.settings.http.enabled:
             log.warning("service.http_inert", reason="this version does not serve HTTP yet; [http] has no effect")
         # What is there now stays, half a million objects with vLLM; each look through them stopped the loop for 0.3 s.
-        # One through what hundreds of pages in flight need takes 0.15 s: every four minutes then, for some 50 MB.
+        # One through what hundreds of pages in flight need takes 0.2 s: after half a million more then, some 50 MB.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECTED_AT)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 from pathlib import Path, PosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.durable import (
     TEMPORARY_PREFIX,
@@ -31,6 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEV_FULL = Path("/dev/full")
+#: Text with bytes in it that are no UTF-8, as Python keeps them.
+TEXT = st.text(st.characters(codec="utf-8") | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
+#: What JSON holds.
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda some: st.lists(some) | st.dictionaries(TEXT, some),
+    max_leaves=20,
+)
 
 
 class LostAnswer(PosixPath):
@@ -176,6 +187,26 @@ def test_names_that_are_no_utf8_survive_json(tmp_path: Path) -> None:
     assert content is not None
     assert os.fsencode(content["name"]) == b"caf\xe9 \xff.pdf"
     json.loads(path.read_bytes().decode("ascii"))
+
+
+@given(st.dictionaries(TEXT, JSON))
+def test_json_is_pythons(content: dict[str, Any]) -> None:
+    """What is written is what Python's own module writes, and lies on as many lines."""
+    written, pythons = to_json(content), json.dumps(content, indent=1) + "\n"
+    assert json.loads(written) == content
+    assert (written.isascii(), written.count(b"\n")) == (True, pythons.count("\n"))
+
+
+def test_json_leaves_the_garbage_collector_nothing() -> None:
+    """The collector stops the event loop for as long as it has to look through what was left in cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            to_json({"outputs": ["a.md", "a.json"], "source": {"size": 1}})
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 # Renaming
