@@ -80,10 +80,17 @@ def _state_dir(settings: Settings) -> Iterator[Finding]:
         yield _wrong("state", f"{folder} is on a network file system ({kind}); SQLite needs a local disk")
     # A folder inside one that is closed to us counts as missing: what can be seen of the way is then closed.
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - never raises
-    if not os.access(existing, os.W_OK | os.X_OK):
-        yield _wrong("state", f"{existing} may not be written by this user")
+    if (trouble := _no_room(existing)) is not None:
+        yield _wrong("state", trouble)
     else:
         yield Finding("ok", "state", f"{folder} ({kind}, {free_mb(existing):.0f} MB free)")
+
+
+def _no_room(folder: Path) -> str | None:
+    """What keeps the first start from making folders in this one."""
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} may not be written by this user"
 
 
 def _folders(root: Root, settings: Settings) -> Iterator[Finding]:
@@ -101,10 +108,12 @@ def _root(root: Root, settings: Settings, topic: str) -> Iterator[Finding]:
             yield Finding(
                 "warning", topic, f"{root.path} is missing although it was used before: is the share mounted?"
             )
-        elif exists(root.path.parent):
-            yield Finding("ok", topic, f"{root.path} does not exist yet; the first start makes it")
-        else:
+        elif not exists(root.path.parent):
             yield Finding("warning", topic, f"{root.path.parent} does not exist: is the share mounted?")
+        elif (trouble := _no_room(root.path.parent)) is not None:
+            yield _wrong(topic, trouble)
+        else:
+            yield Finding("ok", topic, f"{root.path} does not exist yet; the first start makes it")
         return
     if read_json(root.marker) is None and _known(settings, root.path):
         yield Finding(

@@ -189,9 +189,19 @@ def test_a_folder_that_may_not_be_used(site: Service, name: str) -> None:
     assert name in errors[0].message
 
 
+def test_a_folder_that_could_not_be_made(tmp_path: Path) -> None:
+    """78: what it would lie in is a file."""
+    place = tmp_path / "place"
+    place.write_bytes(b"")
+    findings = check(settings_for(place), engine=False)
+    assert [levels(findings, topic) for topic in ("state", "inbox default")] == [["error"], ["error"]]
+    assert messages(findings, "error") == f"{place} is not a folder\n{place} is not a folder"
+
+
 @pytest.mark.skipif(not can_drop_override(), reason="root may do everything, and there is no setpriv")
+@pytest.mark.parametrize("mode", [0, 0o500], ids=["nothing", "only reading"])
 @pytest.mark.parametrize(("name", "topic"), [("state", "state"), ("share", "inbox default")])
-def test_a_folder_above_that_is_closed(tmp_path: Path, name: str, topic: str) -> None:
+def test_a_folder_above_that_is_closed(tmp_path: Path, name: str, topic: str, mode: int) -> None:
     """78 too, for the state folder and for a root."""
     path = tmp_path / "config.toml"
     path.write_text(
@@ -199,7 +209,7 @@ def test_a_folder_above_that_is_closed(tmp_path: Path, name: str, topic: str) ->
         encoding="utf-8",
     )
     (tmp_path / name).mkdir()
-    (tmp_path / name).chmod(0)
+    (tmp_path / name).chmod(mode)
     result = command("check", "--json", "--no-engine", "--config", str(path), override=False)
     (tmp_path / name).chmod(0o755)
     assert result.returncode == 78, result.stderr
