@@ -60,16 +60,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def to_json(content: Any) -> bytes:
-    """JSON in ASCII, so that names that are no UTF-8 (kept as surrogates) survive the way through a file.
-
-    Python's own way to indent leaves 33 objects in cycles at each call: of 28 documents a second they made the garbage
-    collector stop the event loop for 40 ms every four seconds, and at times for 0.2 s.
-    """
+    """JSON in ASCII, so that names that are no UTF-8 (kept as surrogates) survive the way through a file."""
+    # Python's own way to indent leaves 33 objects in cycles at each call: at 28 documents a second they made the
+    # garbage collector stop the event loop for 40 ms every four seconds, and at times for 0.2 s (bench/LOG.md).
     try:
-        text = pydantic_core.to_json(content, indent=1, ensure_ascii=True)
+        data = pydantic_core.to_json(content, indent=1, ensure_ascii=True)
     except pydantic_core.PydanticSerializationError:  # it takes no surrogates
-        text = json.dumps(content, indent=1).encode("ascii")
-    return text + b"\n"
+        data = json.dumps(content, indent=1).encode("ascii")
+    return data + b"\n"
 
 
 def sync_folder(path: Path) -> None:

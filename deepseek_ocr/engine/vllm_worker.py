@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 FEW: Final = 12
 #: Objects, and looks through those and through the next older ones, before the garbage collector looks (Python: 700,
 #: 10, 10).  With 896 pages in flight it looked through all that they need every four seconds, for 0.1 s in which the
-#: card had nothing to do, and in 2,368 pages found nothing.
+#: card had nothing to do, and in 2,368 pages found nothing (bench/LOG.md).
 COLLECTED_AT: Final = (10_000, 50, 20)
 
 
