@@ -1,4 +1,4 @@
-"""Names by themselves; what they mean for claims and open jobs stands in `test_folders.py`."""
+"""Names by themselves; what they mean for claims and open jobs stands in `test_folders_names.py`."""
 
 from __future__ import annotations
 
