@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pymupdf
 import pytest
 import pytest_asyncio
 from PIL import Image
 
-from deepseek_ocr.attempt import page_from
-from deepseek_ocr.completion import Completion, PageImage, Region
-from deepseek_ocr.document import Flag, Page, Provenance
-from deepseek_ocr.engine.textlayer import TextLayerEngine
+from deepseek_ocr.completion import Completion, Region
+from deepseek_ocr.document import Flag
 from deepseek_ocr.errors import (
     Corrupt,
     EngineDeadError,
-    EngineStartError,
     PageError,
     TooManyPages,
     UnsupportedType,
@@ -33,18 +24,16 @@ from deepseek_ocr.errors import (
     WorkerTimeout,
 )
 from deepseek_ocr.pages import Limits
-from deepseek_ocr.processes import ProcessPool
 from deepseek_ocr.prompt import AUTO, Mode, Options, Task
-from deepseek_ocr.reader import PROBE_BYTES, Reader, read, read_ends
+from deepseek_ocr.reader import Reader
 from deepseek_ocr.view import View
 from tests.documents import bars, encoded, jpeg, paper, text_pdf
 from tests.fakes import FakeEngine, completion
+from tests.page_text import text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-
-P = ParamSpec("P")
-T = TypeVar("T")
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 #: For tests that share `processes`.
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -71,11 +60,6 @@ def reader(processes: Reader, engine: FakeEngine) -> Iterator[Reader]:
     processes.engine, processes.limits = engine, Limits()
     yield processes
     processes.engine = FakeEngine()
-
-
-def text(page: Page) -> str:
-    """All text of a page."""
-    return "\n".join(block.text for block in page.blocks)
 
 
 @in_one_loop
@@ -337,290 +321,6 @@ async def test_limits_may_change_while_it_runs(reader: Reader, tmp_path: Path) -
     reader.limits = Limits(max_pages=1)
     with pytest.raises(TooManyPages):
         await reader.inspect(path)
-
-
-# Processes that die and hang
-
-
-class TroubledPool(ProcessPool):
-    """Processes that answer a call with what is planned for its function, and otherwise as they should."""
-
-    def __init__(self, **plans: list[Exception]) -> None:
-        super().__init__(1)
-        self._plans = plans
-        #: Function and time limit of each call.
-        self.calls: list[tuple[str, float]] = []
-
-    async def run_within(
-        self, timeout_s: float | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """The next fault of the plan, or the real answer."""
-        self.calls.append((function.__name__, timeout_s or 0))
-        if self._plans.get(function.__name__):
-            raise self._plans[function.__name__].pop(0)
-        return await super().run_within(timeout_s, function, *args, **kwargs)
-
-    @property
-    def names(self) -> list[str]:
-        """What was called, in order."""
-        return [name for name, _ in self.calls]
-
-
-DIED, SLOW = WorkerDied("it crashed"), WorkerTimeout("no result after 25 s")
-
-
-@pytest.fixture
-def letter(tmp_path: Path) -> Path:
-    """A sound PDF of one page."""
-    path = tmp_path / "x.pdf"
-    path.write_bytes(text_pdf(1))
-    return path
-
-
-async def test_a_page_that_hangs_its_process_is_given_up_in_time(letter: Path) -> None:
-    """The file itself answers, so the page is at fault: its text layer stands in, and all of it takes under 60 s."""
-    pool = TroubledPool(load_page=[DIED, SLOW])
-    async with Reader(FakeEngine(), pool=pool) as reader:
-        pool.calls.clear()
-        page = await reader.read_page(letter, 0)
-    assert pool.names == ["load_page", "load_page", "read_ends", "load_page"]
-    assert sum(seconds for _, seconds in pool.calls) < 60
-    assert page.problem == "no result after 25 s; the text is the file's own"
-
-
-@pytest.mark.parametrize("fault", [DIED, SLOW, PageError("no")], ids=["dies", "hangs", "fails"])
-async def test_an_engine_without_pixels_has_nothing_less_to_ask_for(letter: Path, fault: PageError) -> None:
-    """Its pages are loaded without a picture: once the same call was made again, for another 45 s or two crashes."""
-    pool = TroubledPool(load_page=[fault] * 2)
-    async with Reader(FakeEngine(needs="nothing"), pool=pool) as reader:
-        page = await reader.read_page(letter, 0)
-    assert pool.names.count("load_page") == (2 if fault is DIED else 1)
-    assert (page.problem, page.source, page.blocks) == (str(fault), "none", ())
-
-
-async def test_a_file_that_does_not_answer_is_no_pages_fault(letter: Path) -> None:
-    """A share that hangs: an OSError, for whoever knows about shares, and no page is given up for it."""
-    pool = TroubledPool(load_page=[SLOW], inspect=[SLOW], read_ends=[SLOW, SLOW])
-    async with Reader(FakeEngine(), pool=pool) as reader:
-        for call in (reader.read_page(letter, 0), reader.inspect(letter)):
-            with pytest.raises(TimeoutError, match="the file does not answer") as caught:
-                await call
-            assert (caught.value.errno, caught.value.filename) == (errno.ETIMEDOUT, str(letter))
-
-
-async def test_a_document_that_crashes_the_library_is_corrupt(letter: Path) -> None:
-    """It dies twice when it is opened, while the same file can be read; once is nobody's fault."""
-    pool = TroubledPool(inspect=[DIED, DIED, DIED])
-    async with Reader(FakeEngine(), pool=pool) as reader:
-        with pytest.raises(Corrupt, match="crashes the library"):
-            await reader.inspect(letter)
-        assert (await reader.inspect(letter)).page_count == 1
-
-
-async def test_processes_that_cannot_live_are_no_documents_fault(letter: Path) -> None:
-    """Where nothing at all can be done in a process, no document is called corrupt."""
-    pool = TroubledPool(inspect=[DIED, DIED], read_ends=[DIED])
-    async with Reader(FakeEngine(), pool=pool) as reader:
-        with pytest.raises(WorkerDied):
-            await reader.inspect(letter)
-        reader.close()
-        with pytest.raises(WorkerDied):
-            await reader.inspect(letter)
-
-
-async def test_a_document_that_takes_too_long_to_open_is_told_apart(letter: Path) -> None:
-    """The file answers, and the time limit of opening it is what the caller hears of."""
-    async with Reader(FakeEngine(), pool=TroubledPool(inspect=[SLOW])) as reader:
-        with pytest.raises(WorkerTimeout):
-            await reader.inspect(letter)
-
-
-def test_both_ends_of_a_file_are_read(tmp_path: Path) -> None:
-    """Also of a file that is shorter than what is read of each."""
-    path = tmp_path / "x"
-    for size, expected in ((0, 0), (10, 20), (PROBE_BYTES * 3, PROBE_BYTES * 2)):
-        path.write_bytes(bytes(size))
-        assert read_ends(path) == expected
-
-
-async def test_reading_a_file_that_hangs_ends_in_time(tmp_path: Path) -> None:
-    """A pipe that nobody writes to stands in for a file of a dead server: its process is killed."""
-    os.mkfifo(tmp_path / "hangs")
-    pool = ProcessPool(1)
-    await pool.warm()
-    try:
-        with pytest.raises(WorkerTimeout):
-            await pool.run_within(0.3, read_ends, tmp_path / "hangs")
-    finally:
-        pool.close()
-
-
-# Pages from what is known
-
-
-def image(**more: Any) -> PageImage:
-    """A loaded page."""
-    default: dict[str, Any] = {"pixels": np.zeros((1, 1, 3), np.uint8), "ink": 0.1}
-    return PageImage(page_index=0, width=100, height=200, unit="px", **{**default, **more})
-
-
-def test_a_damaged_page_is_never_without_a_problem() -> None:
-    """What is known to be lost of a page is said, unless something worse is."""
-    assert page_from(image(damage="a picture is cut off"), completion("x"), source="fake").problem == (
-        "a picture is cut off"
-    )
-    assert page_from(image(damage="d"), completion("x"), source="fake", problem="worse").problem == "worse"
-
-
-@pytest.mark.parametrize("task", [Task.DOCUMENT, Task.FREE, Task.FIGURE, Task.DESCRIBE])
-def test_text_without_places_is_one_block(task: Task) -> None:
-    """An engine that gives text only loses none of it: it is Markdown, and nobody knows where it stands."""
-    page = page_from(image(), Completion("some *words*", "stop", 0.1), source="fake", options=Options(task))
-    assert [(block.text, block.box, block.markup, block.flags) for block in page.blocks] == [
-        ("some *words*", None, True, (Flag.NO_BOX,))
-    ]
-    assert page_from(image(), Completion(" ", "stop", 0.1), source="fake").blocks == ()
-
-
-def test_the_models_tags_become_blocks() -> None:
-    """A raw text of the model gives blocks in page units, and says what was odd in it."""
-    raw = "<|ref|>title<|/ref|><|det|>[[0, 0, 999, 1998]]<|/det|>\n# Log\n\n<|ref|>text<|/ref|>words"
-    page = page_from(image(), Completion(raw, "stop", 0.1), source="fake")
-    assert [(block.category, block.text, block.box, block.flags) for block in page.blocks] == [
-        ("heading", "Log", (0, 0, 100, 200), (Flag.CLAMPED,)), ("text", "words", None, (Flag.NO_BOX, Flag.RECOVERED)),
-    ]  # fmt: skip
-    assert page.blocks[0].raw_boxes == ((0, 0, 999, 1998),)
-    assert [oddity.kind for oddity in page.oddities] == ["det_missing"]
-
-
-def test_a_page_says_how_it_was_read() -> None:
-    """Engine, model, mode asked for, tokens and the end of the answer are kept with the page."""
-    info = replace(FakeEngine().info, mode=Mode.GUNDAM)
-    answer = Completion("words", "length", 0.1, prompt_tokens=903, completion_tokens=7)
-    page = page_from(image(), answer, source="fake", options=Options(mode=Mode.TINY), info=info)
-    assert page.provenance == Provenance(
-        engine=info.name, model=info.model, mode="tiny", finish_reason="length", prompt_tokens=903, completion_tokens=7
-    )
-    assert page_from(image(), answer, source="fake").provenance is None
-
-
-def test_letters_that_no_file_can_hold_are_replaced() -> None:
-    """A broken font's lone surrogates and NUL do not keep a page from being written."""
-    page = page_from(image(), completion("a\ud800b\0c"), source="fake")
-    assert text(page) == "a?bc"
-    assert Page.model_validate_json(page.model_dump_json()) == page
-
-
-# A whole document
-
-
-async def test_read_gives_all_pages_in_order(tmp_path: Path) -> None:
-    """Pages are read side by side and come in order, with an engine of one's own in three lines."""
-    path = tmp_path / "x.pdf"
-    path.write_bytes(text_pdf(7))
-    numbers = []
-    async for page in read(path, TextLayerEngine()):
-        assert f"Page {page.page_number}\n" in text(page)
-        numbers.append(page.page_number)
-    assert numbers == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_the_package_offers_its_reader() -> None:
-    """`from deepseek_ocr import read` works, importing the package alone stays light, other names are errors."""
-    code = """
-import sys
-import deepseek_ocr
-assert "deepseek_ocr.reader" not in sys.modules and "pydantic" not in sys.modules
-from deepseek_ocr import Reader, read
-from deepseek_ocr import reader
-assert (Reader, read) == (reader.Reader, reader.read)
-assert not hasattr(deepseek_ocr, "write")
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
-
-
-async def test_read_stops_what_it_began(tmp_path: Path) -> None:
-    """Whoever leaves after the first page leaves no task, process or engine behind."""
-    path = tmp_path / "x.pdf"
-    path.write_bytes(text_pdf(5))
-    engine = FakeEngine(capacity=3)
-    pages = read(str(path), engine)
-    assert (await anext(pages)).page_number == 1
-    await pages.aclose()  # type: ignore[attr-defined]
-    assert (engine.starts, engine.stops) == (1, 1)
-
-
-async def test_read_raises_what_concerns_the_document(tmp_path: Path) -> None:
-    """A file that is no document is told at the first page, and the engine is stopped."""
-    path = tmp_path / "x.pdf"
-    path.write_bytes(b"plain words")
-    engine = FakeEngine()
-    with pytest.raises(UnsupportedType):
-        async for _ in read(path, engine):
-            pass
-    assert engine.stops == 1
-
-
-async def test_an_engine_that_cannot_start_leaves_nothing() -> None:
-    """The reader is not entered, its processes end, and the engine is stopped all the same."""
-    engine = FakeEngine()
-    engine.start_faults = [EngineStartError("there is no card")]
-    with pytest.raises(EngineStartError, match="there is no card"):
-        await Reader(engine, workers=1).__aenter__()
-    assert engine.stops == 1
-
-
-class SlowEngine(FakeEngine):
-    """Its start takes until it is cancelled, and many turns of the loop to clean up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = asyncio.Event()
-        self.cleaned_up = False
-
-    async def start(self) -> None:
-        """Never ready."""
-        self.begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            for _ in range(100):
-                await asyncio.sleep(0)
-            self.cleaned_up = True
-
-    async def stop(self) -> None:
-        """Not while it still starts."""
-        assert self.cleaned_up, "stopped in the middle of its start: it could come up afterwards"
-        await super().stop()
-
-
-@pytest.mark.parametrize("broken", [True, False], ids=["processes that die", "cancelled"])
-async def test_an_engine_is_stopped_only_after_its_start_has_ended(broken: bool) -> None:
-    """Else it could come up when nobody knows of it any more, and hold its card for good."""
-    engine = SlowEngine()
-    reader = Reader(engine, workers=1)
-    if broken:
-        reader.close()
-    entering = asyncio.create_task(reader.__aenter__())
-    if broken:
-        with pytest.raises(EngineStartError, match="the processes that render pages cannot start"):
-            await entering
-    else:
-        await engine.begun.wait()
-        entering.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await entering
-    assert engine.stops == 1
-
-
-async def test_rendering_processes_that_cannot_start_are_no_page_error() -> None:
-    """Without processes there is no service: that is said like an engine that cannot start."""
-    engine = FakeEngine()
-    reader = Reader(engine, workers=1)
-    reader.close()
-    with pytest.raises(EngineStartError, match="the processes that render pages cannot start"):
-        await reader.__aenter__()
-    assert engine.stops == 1
 
 
 async def test_a_closed_reader_reads_no_more(engine: FakeEngine, tmp_path: Path) -> None:
