@@ -1,6 +1,6 @@
 """Hostile megabytes: the scanner's processor time, the slowest kinds first.
 
-`python -m bench.grounding`.  Bar: 0.5 s each.  The kinds are those whose work `tests/test_grounding.py` counts;
+`python -m bench.grounding`.  Bar: 0.5 s each.  The kinds are those whose work `tests/test_grounding_hostile.py` counts;
 the figure is the slowest of a kind behind each of its openings, read both ways, each the better of two runs.
 """
 
@@ -11,7 +11,8 @@ import time
 from itertools import product
 
 from deepseek_ocr.grounding import parse
-from tests.test_grounding import HOSTILE, MEGABYTE, OPENINGS, TEXT
+from tests.grounding_checks import TEXT
+from tests.test_grounding_hostile import HOSTILE, MEGABYTE, OPENINGS
 
 BAR_S = 0.5
 SHOWN = 12

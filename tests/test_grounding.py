@@ -1,4 +1,4 @@
-"""Raw text of the model -> blocks: every malformed tag seen, any text at all, and real answers where they are at hand.
+"""Raw text of the model -> blocks: every malformed tag seen, and real answers where they are at hand.
 
 The real answers lie beside the repository (`../shared/raw_outputs`); without them that test is skipped.  With `-rP` it
 prints what the official script's regular expression makes of them, beside ours.
@@ -9,22 +9,19 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from deepseek_ocr.boxes import SCALE
 from deepseek_ocr.grounding import parse
-from deepseek_ocr.raw_blocks import Grounding, OddityKind, RawBlock
-from tests.growth import check_linear
+from tests.grounding_checks import DET, DET_END, END, REF, REF_END, TEXT, K, accounted, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from deepseek_ocr.raw_blocks import OddityKind
 
 FOLDER = Path(__file__).parent.parent.parent / "shared" / "raw_outputs"
 #: Several answers written into one stdout at once (its README.txt; 0056 reads like them and is kept).
@@ -34,13 +31,7 @@ CAPTURE = re.compile(
     r"\A=+\nBASE:[^\n]*\nPATCHES:[^\n]*\n=+\n|\n=+\nimage size:[^\n]*\n(?:[^\n]*\n){3}=+\n=+save results:=+\s*\Z"
 )
 
-REF, REF_END, DET, DET_END = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
-END = "<｜end▁of▁sentence｜>"  # noqa: RUF001 - as published
-TAGS = (REF, REF_END, DET, DET_END, END, "<|grounding|>", "<｜begin▁of▁sentence｜>")  # noqa: RUF001 - as published
 BOX = (10.0, 20.0, 30.0, 40.0)
-#: A tag as it should be.
-TEXT = "<|ref|>text<|/ref|><|det|>[[10, 20, 30, 40]]<|/det|>"
-K = OddityKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,211 +225,6 @@ def test_places(numbers: str, box: tuple[float, ...], clamped: bool, degenerate:
     assert block.boxes == (tuple(value / SCALE for value in box),)
     assert block.written == (tuple(map(float, numbers.split(", "))),)
     assert (block.clamped, block.degenerate, block.recovered) == (clamped, degenerate, False)
-
-
-# Any text
-
-WORDS = [
-    "text",
-    "table",
-    "a line.",
-    "\n",
-    " ",
-    "",
-    "x",
-    "é",
-    "<",
-    "|>",
-    "</td>",
-    "<markdown>",
-    "</markdown>",
-    "\0",
-    "\ud800",
-]
-MARKS = [
-    "[",
-    "]",
-    "[[",
-    "]]",
-    ",",
-    ", ",
-    "(",
-    ")",
-    "-",
-    ".",
-    "0",
-    "7",
-    "12",
-    "999",
-    "1005",
-    "-1",
-    "5.5",
-    "[[1, 2, 3, 4]]",
-]
-PARTS = st.one_of(
-    st.sampled_from([*TAGS, *WORDS, *MARKS]),
-    st.sampled_from([TEXT, f"\n{TEXT}\n", "title[[1, 2, 3, 4]]", "\ntext[[1,2,3,4],[5,6,7,8]]", "1 2 3 4"]),
-)
-RAW = st.one_of(st.text(), st.lists(PARTS, max_size=40).map("".join))
-ARABIC = "<|det|>[[\u0661, 2, 3, 4]]<|/det|>"
-
-
-@settings(max_examples=400)
-@given(RAW, st.booleans())
-@example("<|re<|/det|>f|>", False)
-@example(ARABIC, False)
-@example("<markdown></markdown>", False)
-def test_any_text(raw: str, text_in_ref: bool) -> None:
-    """Nothing raises, nothing is lost, and all that is promised of blocks holds, whatever the model wrote."""
-    check(raw, parse(raw, text_in_ref=text_in_ref))
-
-
-@settings(max_examples=200)
-@given(RAW)
-def test_reads_its_own_blocks(raw: str) -> None:
-    """Blocks written as the grammar says are read as the same blocks, without an oddity."""
-    blocks = [block for block in parse(raw).blocks if block.written]
-    again = parse("\n\n".join(canonical(block) for block in blocks))
-    assert again.oddities == ()
-    for read, block in zip(again.blocks, blocks, strict=True):
-        assert (read.text, read.written, read.boxes) == (block.text, block.written, block.boxes)
-        assert read.label == block.label
-
-
-def canonical(block: RawBlock) -> str:
-    """A block as the model should have written it."""
-    boxes = ", ".join(str([*box]) for box in block.written)
-    return f"<|ref|>{block.label}<|/ref|><|det|>[{boxes}]<|/det|>\n{block.text}"
-
-
-def check(raw: str, found: Grounding) -> None:
-    """What holds for every text: spans are in order, boxes on the page, each letter is somewhere, once, and no tag."""
-    blocks = [block.span for block in found.blocks]
-    assert blocks == sorted(blocks)
-    assert_apart(blocks)
-    texts = [span for block in found.blocks for span in block.text_spans]
-    kept = sorted([*texts, *(oddity.span for oddity in found.oddities)])
-    assert_apart(kept)
-    for oddity in found.oddities:
-        assert oddity.text == raw[slice(*oddity.span)] != ""
-    for block in found.blocks:
-        assert block.text == block.text.strip()
-        assert block.text.split() == " ".join(raw[slice(*span)] for span in block.text_spans).split() or not block.text
-        assert not any(tag in block.text or tag in block.label for tag in TAGS)
-        assert all(block.span[0] <= start < end <= block.span[1] for start, end in block.text_spans)
-        assert len(block.boxes) == len(block.written)
-        assert block.text or block.written
-        for left, top, right, bottom in block.boxes:
-            assert 0 <= left <= right <= 1
-            assert 0 <= top <= bottom <= 1
-        # What is neither text nor an oddity is this block's good tag: its label, numbers and brackets.
-        tag = without(raw, block.span, kept)
-        assert bare(tag) in {"", "".join(block.label.split())}, (tag, block.label)
-    # Outside blocks and oddities there is but space, and the token that ends an answer.
-    assert bare(without(raw, (0, len(raw)), sorted([*kept, *blocks]))) == ""
-    assert accounted(raw, found) == raw.count(REF)
-
-
-def assert_apart(spans: list[tuple[int, int]]) -> None:
-    """No two have a character in common, nor is one empty."""
-    assert all(start < end for start, end in spans)
-    assert all(before[1] <= after[0] for before, after in pairwise(spans)), spans
-
-
-def without(raw: str, span: tuple[int, int], spans: list[tuple[int, int]]) -> str:
-    """What of a span is in none of the others, which are in order."""
-    left, at = [], span[0]
-    for start, end in spans:
-        if end > at and start < span[1]:
-            left.append(raw[at : max(at, start)])
-            at = max(at, end)
-    left.append(raw[at : span[1]])
-    return "".join(left)
-
-
-def bare(tag: str) -> str:
-    """Without tags, the list of boxes, and space."""
-    tag = re.sub(r"<\|det\|>[\s\[\],.\d+-]*<\|/det\|>", "", tag, flags=re.ASCII)
-    for name in TAGS:
-        tag = tag.replace(name, "")
-    return "".join(tag.split())
-
-
-def accounted(raw: str, found: Grounding) -> int:
-    """How many `<|ref|>` lie in a block or an oddity."""
-    held = [*(block.span for block in found.blocks), *(oddity.span for oddity in found.oddities)]
-    places = {at.start() for at in re.finditer(re.escape(REF), raw)}
-    return sum(any(start <= place < end for start, end in held) for place in places)
-
-
-# Time
-
-#: Repeated, each is a text that no model writes: tags without ends, ends without tags, boxes without number.
-HOSTILE = {
-    "only refs": REF, "only dets": DET, "only ends": DET_END, "only brackets": "[[", "half tags": "<|ref|",
-    "refs without an end": f"{REF}text\n", "refs and a letter": f"{REF}x",
-    "dets without an end": f"{REF}text{REF_END}{DET}", "dets with brackets": f"{DET}[[", "dets and a line": f"{DET}\n",
-    "dets and spaces": f"{DET} ", "strays": f"a{DET_END}", "strays in blocks": f"{REF}x{REF_END}a{DET_END}b{REF_END}c",
-    "ends of boxes": f"1]{DET_END}", "end tokens": f"a{END}", "good tags": f"{TEXT}\n",
-    "no refs": f"{DET}[3,3,2,2222]{DET_END}", "boxes without an end": f"{DET}[1,1,2,2]", "no dets": f"{REF}x[1,1,2,2]x",
-    "junk": f"{REF}x{REF_END}y{DET}z[1,1,2,2]{DET_END}w", "false starts": f"{DET}[J]{REF_END}",
-    "nested": f"{REF}{REF}x{REF_END}{REF_END}", "long labels": f"{REF}{'a b ' * 11}{REF_END}{DET}[1,1,2,2]{DET_END}x",
-    "lines for labels": f"{REF}a\nb{REF_END}c", "formulas": f"{REF}x{REF_END}{DET}\\[x\\]{DET_END}",
-    "loose boxes": f"{DET}[1 1 1 1]{DET_END}", "bad boxes": f"{DET}1,1,x,1,1{DET_END}x", "open boxes": "[[1,1,1,1],",
-    "tags lost": "a[1,1,2,2]\n", "tags lost, text": "a b[1,1,2,2]x\n",
-    "Unlimited-OCR": f"{DET}text [1, 2, 3, 4]{DET_END}a",
-    "numbers": "1, ", "digits": "1", "letters": "a", "lines of a letter": "a\n", "spaces": " ", "empty lines": " \n",
-    "many bad boxes": f"{REF}text{REF_END}{DET}{'[1 1 1 1]' * 2000}{DET_END}",
-    "many good boxes": f"{REF}text{REF_END}{DET}[{', '.join(['[1, 1, 1, 1]'] * 1400)}]{DET_END}",
-}  # fmt: skip
-OPENINGS = ["", DET, f"{REF}text{REF_END}{DET}[[1, 2, ", "title[[1, 2, 3, 4]]\nx", "a[", "<markdown>"]
-MEGABYTE = 1_000_000
-
-
-@pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_text_takes_linear_work(unit: str) -> None:
-    """Four times as much of anything takes four times the calls, whatever stands before it."""
-    for opening in OPENINGS:
-        for text_in_ref in (False, True):
-            read = partial(parse, text_in_ref=text_in_ref)
-            check_linear(read, *(opening + unit * (size // len(unit) + 1) for size in (5_000, 20_000)))
-
-
-@pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_megabyte(unit: str) -> None:
-    """A megabyte of anything, a hundred times what a model can write, is read in a moment and accounted for."""
-    raw = unit * (MEGABYTE // len(unit))
-    found = parse(raw)
-    kept = [*(block.span for block in found.blocks), *(oddity.span for oddity in found.oddities)]
-    assert not raw.strip() or max(end for _, end in kept) >= len(raw.rstrip())
-    parse(f"{REF}text{REF_END}{DET}[[1, 2, {raw}", text_in_ref=True)
-
-
-@pytest.mark.parametrize("tags", [(REF, REF_END), (DET, DET_END)], ids=["refs", "dets"])
-def test_deep_nesting(tags: tuple[str, str]) -> None:
-    """As many opening tags closed by as many closing ones are no recursion, nor a search for the ends."""
-    check_linear(parse, *("".join(tag * number for tag in tags) for number in (1000, 4000)))
-    assert parse("".join(tag * (MEGABYTE // 16) for tag in tags)).oddities
-
-
-@pytest.mark.parametrize("unit", [f"{REF}x\n", f"{DET}[1 1 1 1]{DET_END}", f"a{DET_END}", "a[1,1,2,2]\n"])
-def test_what_no_answer_holds_is_one_oddity(unit: str) -> None:
-    """After more heads or oddities than an answer can have, the rest is kept as one oddity, unread."""
-    raw = unit * 60_000
-    found = parse(raw)
-    last = found.oddities[-1]
-    assert last.kind is K.ENDLESS
-    assert last.span[1] == len(raw)
-    assert [oddity.kind for oddity in found.oddities].count(K.ENDLESS) == 1
-    assert len(found.blocks) <= len(found.oddities) <= 10_002
-
-
-def test_a_megabyte_of_blocks_is_no_oddity() -> None:
-    """However long a text is, it is read to its end where its blocks are as they should be."""
-    raw = f"{TEXT}\n" * (MEGABYTE // len(TEXT))
-    found = parse(raw)
-    assert found.oddities == ()
-    assert len(found.blocks) == raw.count(REF)
 
 
 # Real answers
