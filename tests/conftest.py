@@ -18,7 +18,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from daemon.durable import TEMPORARY_PREFIX
-from tests.fakes import DropRoot
+from tests.drop_root import DropRoot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

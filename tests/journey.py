@@ -22,12 +22,13 @@ from daemon.roots import this_owner
 from daemon.share import Share
 from daemon.worker import Worker
 from tests.conftest import eventually
-from tests.fakes import DropRoot, FakeReader, run_here
+from tests.fakes import FakeReader, run_here
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.ledger import Entry
+    from tests.drop_root import DropRoot
 
 ENGINE: dict[str, Any] = {"name": "fake", "model": "fake-1", "mode": None, "reason": "a test", "scripts": []}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.fakes import DropRoot
+    from tests.drop_root import DropRoot
 
 DOCUMENTED = set(re.findall(r"^([a-z]+\.[a-z_]+) ", str(log.__doc__), re.MULTILINE))
 

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from daemon.durable import TEMPORARY_PREFIX
 from tests.conftest import wait_until
-from tests.fakes import DropRoot, FakeServiceManager
+from tests.drop_root import DropRoot
+from tests.fakes import FakeServiceManager
 
 REPOSITORY = Path(__file__).parent.parent
 #: The two cores of a small machine may be busy with something else: what takes 5 s alone may take this long.

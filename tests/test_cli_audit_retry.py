@@ -21,7 +21,7 @@ from tests.service import LIMIT_S, Service
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.fakes import DropRoot
+    from tests.drop_root import DropRoot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

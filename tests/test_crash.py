@@ -18,7 +18,7 @@ from daemon import samples
 from daemon.durable import TEMPORARY_PREFIX
 from tests.conftest import wait_until
 from tests.documents import text_pdf
-from tests.fakes import digest
+from tests.drop_root import digest
 from tests.service import Service
 
 if TYPE_CHECKING:

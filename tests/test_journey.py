@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, TooManyPages, WorkerDied
 from tests.conftest import eventually
-from tests.fakes import DropRoot, FakeReader, fake_document
+from tests.drop_root import DropRoot
+from tests.fakes import FakeReader, fake_document
 from tests.journey import ENGINE, Journey, error, manifest, markdown, out, rows
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 
 from daemon.config import Watch
 from tests.conftest import eventually
-from tests.fakes import DropRoot, fake_document
+from tests.drop_root import DropRoot
+from tests.fakes import fake_document
 from tests.journey import Journey, manifest, markdown, out, rows
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import eventually
-from tests.fakes import DropRoot, FakeReader, fake_document
+from tests.drop_root import DropRoot
+from tests.fakes import FakeReader, fake_document
 from tests.journey import ENGINE, Journey, error, manifest, markdown, out, rows
 
 if TYPE_CHECKING:

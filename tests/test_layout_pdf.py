@@ -5,18 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from daemon.outputs import write_document
-from deepseek_ocr.document import Block, Document, DocumentHead, Flag, Page
+from deepseek_ocr.document import Document, Page
 from deepseek_ocr.errors import Corrupt
-from deepseek_ocr.layout_pdf import ALARM, COLOURS, MAX_DRAWN, draw_layout, notes, read_pages
+from deepseek_ocr.layout_pdf import ALARM, draw_layout, read_pages
 from deepseek_ocr.pages_pdf import mupdf
 from tests.documents import (
     CORNER_COLOURS,
@@ -35,73 +33,16 @@ from tests.documents import (
     text_pdf,
     write,
 )
+from tests.layouts import block, drawn, has, head, ink, page, pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from deepseek_ocr.completion import Box
-    from deepseek_ocr.document import Category
 
 #: Bottom left and size, in points from the origin of the PDF: off the middle on both axes.
 MARK = (150, 500, 60, 30)
 MARK_PDF = b"0 g %d %d %d %d re f" % MARK
-#: How far a colour may be from what is meant, in levels of 255: edges are smoothed, JPEG is not exact.
-NEAR = 60
-
-
-def block(
-    number: int, box: Box | None, category: Category = "text", page_number: int = 1, flags: tuple[Flag, ...] = ()
-) -> Block:
-    """A block at these fractions of its page."""
-    block_id = f"p{page_number}b{number}"
-    return Block(id=block_id, category=category, label="", text="x", box=box, relative_box=box, flags=flags)
-
-
-def page(source: Path, *blocks: Block, page_number: int = 1, problem: str | None = None) -> Page:
-    """A page of the source with these blocks."""
-    seen = load(source, page_number - 1, pixels=False)
-    return Page(
-        page_number=page_number, width=seen.width, height=seen.height, unit=seen.unit, blocks=blocks,
-        problem=problem, source="x", seconds=0,
-    )  # fmt: skip
-
-
-def head(pages: Sequence[Page]) -> DocumentHead:
-    """The head of a document with these pages."""
-    return DocumentHead(
-        source_name="x", source_type="pdf", engine="x", model="x", task="document", page_count=len(pages)
-    )
-
-
-def drawn(source: Path, *pages: Page) -> Any:
-    """The layout of a document, opened."""
-    write_document(source.parent, "x", head(pages), lambda: pages)
-    target = source.parent / "layout.pdf"
-    draw_layout(source, source.parent / "x.json", target, LIMITS)
-    return mupdf().open(stream=target.read_bytes())
-
-
-def pixels(layout: Any, page_index: int = 0) -> NDArray[np.int16]:
-    """A page of it as RGB (height, width, 3), 2,500 pixels on its longer side: two for a thin line."""
-    sheet = layout[page_index]
-    scale = 2500 / max(sheet.rect.width, sheet.rect.height)
-    pixmap = sheet.get_pixmap(matrix=mupdf().Matrix(scale, scale), alpha=False, colorspace=mupdf().csRGB)
-    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.height, pixmap.width, 3).astype(np.int16)
-
-
-def has(image: NDArray[np.int16], x: float, y: float, colour: tuple[float, ...], reach: int = 2) -> bool:
-    """Whether that colour (0 to 255) is within so many pixels of a place, in fractions of the page."""
-    height, width, _ = image.shape
-    row, column = round(y * height), round(x * width)
-    part = image[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
-    return bool((np.abs(part - np.array(colour)).max(axis=2) <= NEAR).any())
-
-
-def ink(category: Category) -> tuple[float, ...]:
-    """The colour of a category from 0 to 255."""
-    return tuple(255 * part for part in COLOURS[category])
 
 
 def dark_box(image: NDArray[np.int16]) -> Box:
@@ -279,58 +220,6 @@ def test_a_source_that_is_none_is_a_document_error(tmp_path: Path) -> None:
     assert not (tmp_path / "layout.pdf").exists()
 
 
-# What is drawn
-
-
-def test_each_category_has_its_colour_and_a_caption_its_arrow(tmp_path: Path) -> None:
-    """Tags tell number and category; between a caption and its figure is an arrow."""
-    source = write(tmp_path, content_pdf([b""]))
-    found = [
-        block(number, (0.2, 0.12 * number, 0.8, 0.12 * number + 0.06), category)
-        for number, category in enumerate(COLOURS, 1)
-    ]
-    found[-1] = found[-1].model_copy(update={"caption_of": found[0].id})
-    layout = drawn(source, page(source, *found))
-    image, words = pixels(layout), layout[0].get_text().splitlines()
-    for number, (category, one) in enumerate(zip(COLOURS, found, strict=True), 1):
-        assert f"{number} {category}" in words
-        assert one.relative_box
-        assert has(image, 0.8, one.relative_box[1] + 0.03, ink(category))
-    assert has(image, 0.5, 0.5, ink("caption"))  # the arrow goes past the middle of the page
-    assert words.count("formula") == 1  # the legend
-
-
-@pytest.mark.parametrize(
-    ("content", "box"),
-    [(b"0 g 0 0 595 60 re f", (0.1, 0.1, 0.2, 0.2)), (b"", (0.0, 0.9, 1.0, 1.0))],
-    ids=["ink of the page", "a block"],
-)
-def test_the_legend_hides_nothing(tmp_path: Path, content: bytes, box: Box) -> None:
-    """Where something is at the foot of the first page, there is no legend."""
-    source = write(tmp_path, content_pdf([content]))
-    assert "heading" not in drawn(source, page(source, block(1, box, "heading")))[0].get_text().splitlines()
-
-
-def test_notes() -> None:
-    """A page's problem comes first; flags name their blocks, blocks without a place are counted."""
-    blocks = [
-        block(1, None, flags=(Flag.NO_BOX,)),
-        *(block(number, (0, 0, 1, 1), flags=(Flag.CLAMPED, Flag.LOOP_CUT)) for number in range(2, 12)),
-    ]
-    told = Page(
-        page_number=7, width=1, height=1, unit="pt", blocks=(*blocks, *[blocks[0]] * MAX_DRAWN), problem="why",
-        source="x", seconds=0,
-    )  # fmt: skip
-    assert notes(told, "gone") == [
-        "Page 7 was not read as it should be: why",
-        "Page 7 cannot be shown: gone",
-        "1001 blocks without a place",
-        "11 blocks more than are drawn",
-        "clamped: 2, 3, 4, 5, 6, 7, 8, 9 and 2 more",
-        "loop cut: 2, 3, 4, 5, 6, 7, 8, 9 and 2 more",
-    ]
-
-
 def test_pages_are_read_from_any_docjson(tmp_path: Path) -> None:
     """From the daemon's file page by page, and from one on a single line."""
     pages = tuple(
@@ -343,41 +232,6 @@ def test_pages_are_read_from_any_docjson(tmp_path: Path) -> None:
     whole = tmp_path / "whole.json"
     whole.write_text(Document(**head(pages).model_dump(), pages=pages).model_dump_json(), encoding="utf-8")
     assert [*read_pages(tmp_path / "x.json")] == [*read_pages(whole)] == [*pages]
-
-
-SHARES = st.floats(0, 1)
-BLOCKS = st.lists(
-    st.builds(
-        lambda box, category, flags, target: (box, category, flags, target),
-        st.none() | st.tuples(SHARES, SHARES, SHARES, SHARES),
-        st.sampled_from([*COLOURS]),
-        st.sets(st.sampled_from([*Flag])),
-        st.integers(0, 12),
-    ),
-    max_size=12,
-)
-
-
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(BLOCKS, st.none() | st.text(max_size=2000), st.sampled_from([(1, 1), (595, 842), (14_400, 3), (5000, 7000)]))
-def test_any_blocks(
-    tmp_path: Path,
-    rows: list[tuple[Box | None, Category, set[Flag], int]],
-    problem: str | None,
-    size: tuple[int, int],
-) -> None:
-    """Whatever the blocks and the page's size, there is a page of that size with its blocks' tags on it."""
-    source = write(tmp_path, content_pdf([b""], size=size))
-    blocks = [
-        block(number, box, category, flags=tuple(sorted(flags))).model_copy(update={"caption_of": f"p1b{target}"})
-        for number, (box, category, flags, target) in enumerate(rows, 1)
-    ]
-    layout = drawn(source, page(source, *blocks, problem=problem and problem.encode("utf-8", "replace").decode()))
-    assert (layout[0].rect.width, layout[0].rect.height) == pytest.approx(size)
-    # In the order they were drawn, as tags may stand on each other; spaces are left out.
-    letters = "".join(chr(letter[0]) for span in layout[0].get_texttrace() for letter in span["chars"])
-    for number, one in enumerate(blocks, 1):
-        assert one.relative_box is None or f"{number}{one.category}" in letters.replace(" ", "")
 
 
 def test_a_long_document_keeps_its_size(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import wait_until
 from tests.documents import text_pdf
-from tests.fakes import DropRoot
+from tests.drop_root import DropRoot
 from tests.process_steps import (
     begun,
     freeze,

@@ -1,41 +1,30 @@
-"""The ladder: which step is tried when, what it may cost, and that the best of it is kept."""
+"""The ladder: which step is tried when, and that the best of it is kept."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_ocr.attempt import reading_of
-from deepseek_ocr.completion import Completion, EngineInfo, PageImage, Region
-from deepseek_ocr.document import Flag, Page
+from deepseek_ocr.completion import Completion, EngineInfo, PageImage
+from deepseek_ocr.document import Flag
 from deepseek_ocr.errors import EngineDeadError, PageError
-from deepseek_ocr.ink import TEXT
-from deepseek_ocr.prompt import CONTEXT_TOKENS, READING_TASKS, Options, Task
-from deepseek_ocr.recovery import MORE_S, MORE_TOKENS, PAGE_S, TRY_TOKENS, Judges, recover
+from deepseek_ocr.prompt import Options, Task
+from deepseek_ocr.recovery import Judges, recover
 from deepseek_ocr.view import WHOLE, View
+from tests.ladder import FAILED, GOOD, LOOP, MODEL, NOTHING, READER, SENTENCE, answer, image, read, says
+from tests.page_text import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deepseek_ocr.completion import FinishReason
-
-MODEL = EngineInfo("model", "m", frozenset(Task), needs="tiles", capacity=1, prompted=True, guarded=True)
 #: A server of somebody else's.
 UNGUARDED = replace(MODEL, guarded=False)
-#: Reads letter by letter.
-READER = EngineInfo("cpu", "c", READING_TASKS, needs="pixels", capacity=1)
-
-#: Some 2,000 characters in which nothing comes twice.
-GOOD = " ".join(f"{number * 7919 % 10007:x}" for number in range(450))
-SENTENCE = "The committee met twice and took note of the report of its chairman. "
-LOOP = "Report of the harbour. " + SENTENCE * 30
 LONG_LOOP = (
     "Report. "
     + (
@@ -44,95 +33,6 @@ LONG_LOOP = (
     )
     * 24
 )
-
-
-def image(*, sideways: bool = False, text_layer: str = "", wide: bool = False, empty: bool = False) -> PageImage:
-    """A page full of lines of text; `empty` is a photograph."""
-    grid = np.zeros((280, 400) if wide else (400, 280), np.uint8)
-    if not empty:
-        grid[20:380:3, 20:260] = TEXT
-    layer = (Region("text", text_layer, (0.1, 0.1, 0.9, 0.9)),) if text_layer else ()
-    size = (842, 595) if wide else (595, 842)
-    return PageImage(4, *size, "pt", None, 0.2, layer, ink_grid=grid, sideways=sideways)
-
-
-def answer(text: str, reason: FinishReason = "stop", confidence: float | None = None, tokens: int = 10) -> Completion:
-    """What an engine says; with a confidence as one that reads letter by letter."""
-    regions = (Region("text", text, (0.0, 0.0, 1.0, 1.0), confidence),) if confidence is not None and text else ()
-    return Completion(text, reason, 1.0, regions, prompt_tokens=900, completion_tokens=tokens)
-
-
-class Asked:
-    """Answers each try as told, by what is asked; notes what was."""
-
-    def __init__(self, page: PageImage, says: Callable[[View, Options], Completion | Exception]) -> None:
-        self._page = page
-        self._says = says
-        self.calls: list[tuple[View, Options]] = []
-
-    async def __call__(self, view: View, options: Options) -> tuple[PageImage, Completion]:
-        """A turned page that lay sideways is upright then."""
-        self.calls.append((view, options))
-        await asyncio.sleep(0)
-        said = self._says(view, options)
-        if isinstance(said, Exception):
-            raise said
-        return replace(self._page, sideways=False, text_layer=()), said
-
-    @property
-    def ways(self) -> list[str]:
-        """What was asked, in short."""
-        return [short(view, options) for view, options in self.calls]
-
-
-def short(view: View, options: Options) -> str:
-    """What differs from the first try."""
-    part = "" if view.box == WHOLE.box else f"half at {view.box[1]:.1f}" if view.box[0] == 0 else "right half"
-    words = (f"turn {view.turn}" if view.turn else "", part, "free" if options.task is Task.FREE else "")
-    guard = "" if options.guard == Options().guard else f"guard {options.guard}"
-    return " ".join(word for word in (*words, guard) if word) or "again"
-
-
-async def read(
-    says: Callable[[View, Options], Completion | Exception],
-    *,
-    page: PageImage | None = None,
-    info: EngineInfo = MODEL,
-    options: Options | None = None,
-    clock: Callable[[], float] = lambda: 0.0,
-) -> tuple[Page, Asked]:
-    """A page of which the engine says this, first of all at the first try."""
-    page, options = page or image(), options or Options()
-    asked = Asked(page, says)
-    said = says(WHOLE, options)
-    assert isinstance(said, Completion)
-    first = reading_of(page, said, options)
-    result = await recover(page, first, info=info, options=options, ask=asked, judges=Judges(), clock=clock)
-    assert Page.model_validate_json(result.model_dump_json()) == result
-    return result, asked
-
-
-def says(first: Completion, **others: Completion | Exception) -> Callable[[View, Options], Completion | Exception]:
-    """`first` to everything but what is named: guard, turn90, turn180, turn270, free, half."""
-
-    def say(view: View, options: Options) -> Completion | Exception:
-        if view.box != WHOLE.box:
-            return others.get("half", first)
-        if options.task is Task.FREE:
-            return others.get("free", first)
-        if options.guard != Options().guard:
-            return others.get("guard", first)
-        return others.get(f"turn{view.turn}", first)
-
-    return say
-
-
-def text(page: Page) -> str:
-    """All text of a page."""
-    return "\n".join(block.text for block in page.blocks)
-
-
-FAILED, NOTHING = answer(LOOP), answer("")
 FINE = answer(GOOD)
 #: Name -> engine, page, what it says, what is asked beside the first try.
 LADDERS: dict[str, tuple[EngineInfo, PageImage, Callable[[View, Options], Completion | Exception], list[str]]] = {
@@ -295,53 +195,6 @@ async def test_other_reading_tasks_are_not_read_as_free_text(task: Task) -> None
     _, asked = await read(says(FAILED), options=Options(task))
     assert len(asked.calls) == 4
     assert {options.task for _, options in asked.calls} == {task}
-
-
-async def test_a_page_costs_a_bounded_number_of_tokens() -> None:
-    """However long the answers are: each try has its limit, and all together have one."""
-    spent = 0
-
-    def say(view: View, options: Options) -> Completion:
-        nonlocal spent
-        tokens = options.max_tokens or CONTEXT_TOKENS
-        spent += tokens if (view, options) != (WHOLE, Options()) else 0
-        return answer(f"{view.turn} {options.guard} {GOOD}", "length", tokens=tokens)
-
-    _, asked = await read(say, page=image(sideways=True))
-    assert {options.max_tokens for _, options in asked.calls} == {TRY_TOKENS}
-    assert spent == MORE_TOKENS
-    assert len(asked.calls) == MORE_TOKENS // TRY_TOKENS
-
-
-async def test_a_slow_model_is_not_tried_for_ever() -> None:
-    """No step begins after a time; the one that runs may end."""
-    ticks = itertools.count(step=MORE_S / 4)
-    _, asked = await read(says(FAILED), clock=lambda: next(ticks))
-    assert 1 <= len(asked.calls) <= 3
-
-
-@pytest.mark.parametrize(("seconds", "tries"), [(PAGE_S / 4, 2), (PAGE_S / 3, 2), (PAGE_S / 2, 1), (PAGE_S / 1.9, 0)])
-async def test_a_slow_processor_keeps_to_the_time_of_a_page(seconds: float, tries: int) -> None:
-    """Another try is made only if there is time for one as slow as the slowest."""
-    said = replace(answer(GOOD, confidence=0.5), seconds=seconds)
-    now = 0.0
-
-    def say(view: View, options: Options) -> Completion:
-        nonlocal now
-        del view, options
-        now += seconds
-        return said
-
-    _, asked = await read(say, page=image(sideways=True), info=READER, clock=lambda: now)
-    assert len(asked.calls) == tries
-
-
-async def test_who_bounds_the_tokens_gets_one_try() -> None:
-    """As at a warm-up: it is cut off on purpose."""
-    bounded = Options(max_tokens=9)
-    page, asked = await read(says(answer("half", "length")), options=bounded, page=image(text_layer=GOOD))
-    assert asked.calls == []
-    assert (text(page), page.source) == ("half", "model")
 
 
 async def test_without_a_picture_another_look_is_the_same() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
@@ -20,83 +18,14 @@ from daemon.watcher import WINDOW, Found, Watcher
 from tests.conftest import eventually
 from tests.permissions import closed
 from tests.test_scan import tree, unix_socket
+from tests.watched import NEVER_S, watching, write
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+    from pathlib import Path
 
 #: watchdog says so when it comes twice to a folder in a new folder; `log.set_up` keeps that out of the log.
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
-
-#: Longer than any test: what waits for it is not found by the scan.
-NEVER_S = 3600.0
-
-# The watcher
-
-
-class Watched:
-    """An inbox with a watcher that runs, and what it has found."""
-
-    def __init__(self, root: Root, watcher: Watcher) -> None:
-        self.inbox = root.inbox
-        self.watcher = watcher
-        self.taken: list[Found] = []
-
-    def take(self) -> list[Found]:
-        """Take what was found out of the inbox, as the intake does."""
-        while self.watcher.found:
-            found = self.watcher.found.popleft()
-            (self.inbox / found.path).unlink()
-            self.watcher.taken(found.path)
-            self.taken.append(found)
-        return self.taken
-
-    def paths(self) -> list[str]:
-        """What was found so far, taken or not."""
-        return sorted(found.path for found in (*self.taken, *self.watcher.found))
-
-    async def until_found(self, *paths: str) -> None:
-        """Wait until exactly these are found."""
-        await eventually(lambda: self.paths() == sorted(paths), message=lambda: f"found {self.paths()}")
-
-
-@contextlib.asynccontextmanager
-async def watching(path: Path, *, replaced: bool = False, **settings: Any) -> AsyncIterator[Watched]:
-    """A watcher over the inbox below `path` that runs; by default only events make it look.
-
-    An inbox that is `replaced` is away for a moment, as a share may be.
-    """
-    root = Root(Inbox(root=path / "root"))
-    root.inbox.mkdir(parents=True, exist_ok=True)
-    threads = Threads("test", 2)
-    default = {"settle_s": 0.05, "max_settle_s": NEVER_S, "rescan_s": NEVER_S, "events": True}
-    watcher = Watcher(root, threads=threads, on_found=lambda: None, **{**default, **settings})
-    scanned = asyncio.Event()
-
-    async def run() -> None:
-        watcher.start_events(asyncio.get_running_loop())
-        first = asyncio.create_task(watcher.step())
-        await asyncio.wait([first], timeout=0.05)
-        scanned.set()
-        await first
-        while True:
-            with contextlib.suppress(*[FileNotFoundError] * replaced):
-                await watcher.step()
-
-    task = asyncio.create_task(run())
-    try:
-        await scanned.wait()
-        yield Watched(root, watcher)
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        watcher.stop_events()
-        threads.close()
-
-
-def write(path: Path) -> None:
-    """Write a file in place."""
-    path.write_bytes(b"content")
 
 
 def move_in(path: Path) -> None:
@@ -311,73 +240,6 @@ async def test_a_rescan_looks_now(tmp_path: Path) -> None:
         write(watched.inbox / "x.pdf")
         watched.watcher.rescan()
         await watched.until_found("x.pdf")
-
-
-async def test_an_inbox_that_is_deleted_and_made_again(tmp_path: Path) -> None:
-    """The events of a deleted inbox folder end; that is said, and those of the new one come instead."""
-    with capture_logs() as logs:
-        async with watching(tmp_path, replaced=True, rescan_s=0.05, settle_s=0.05) as watched:
-            os.replace(watched.inbox, tmp_path / "aside")  # noqa: PTH105 - the next line is as quick as can be
-            watched.inbox.mkdir()
-            (tmp_path / "aside").rmdir()
-            await eventually(lambda: [one for one in logs if one["event"] == "watcher.events_lost"])
-            await eventually(lambda: watched.watcher.events_alive)
-            watched.watcher.rescan_s = NEVER_S
-            write(watched.inbox / "x.pdf")
-            await watched.until_found("x.pdf")
-
-
-async def test_an_inbox_that_another_folder_replaced(tmp_path: Path) -> None:
-    """A folder that was moved away raises events still, of files that are not in the inbox: the scan notices."""
-    async with watching(tmp_path, replaced=True, rescan_s=0.05) as watched:
-        watched.inbox.rename(tmp_path / "aside")
-        watched.inbox.mkdir()
-        inode = watched.inbox.stat().st_ino
-        await eventually(lambda: any(mark == inode for mark in watches()))
-
-
-def watches() -> set[int]:
-    """Inodes that this process has inotify watches on (proc(5), fdinfo)."""
-    found = set()
-    for info in Path("/proc/self/fdinfo").iterdir():
-        with contextlib.suppress(OSError):
-            for line in info.read_text(encoding="ascii").splitlines():
-                if line.startswith("inotify "):
-                    found.add(int(line.split(" ino:")[1].split()[0], 16))
-    return found
-
-
-async def test_events_are_set_anew_for_a_share_that_came_back(tmp_path: Path) -> None:
-    """Watches die with an unmount: they are set again on the share as it is now, and what came meanwhile is found."""
-    async with watching(tmp_path) as watched:
-        watcher, loop = watched.watcher, asyncio.get_running_loop()
-        watched.inbox.rmdir()
-        watched.inbox.mkdir()
-        await eventually(lambda: not watcher.events_alive)
-        write(watched.inbox / "meanwhile.pdf")
-        for arm in (watcher.restart_events, watcher.start_events):
-            await asyncio.to_thread(arm, loop)
-            assert watcher.events_alive
-        await watched.until_found("meanwhile.pdf")
-        write(watched.inbox / "x.pdf")
-        await watched.until_found("meanwhile.pdf", "x.pdf")
-
-
-async def test_a_stop_of_events_is_final(tmp_path: Path) -> None:
-    """A start that was given up while it waited for a thread may come after the stop: nothing of watchdog runs then."""
-    async with watching(tmp_path) as watched:
-        watcher = watched.watcher
-        await asyncio.to_thread(watcher.stop_events)
-        for arm in (watcher.start_events, watcher.restart_events):
-            await asyncio.to_thread(arm, asyncio.get_running_loop())
-            assert not watcher.events_alive
-
-
-async def test_without_events_there_are_none_to_set(tmp_path: Path) -> None:
-    """On a network file system nothing is watched, whoever asks."""
-    async with watching(tmp_path, events=False) as watched:
-        watched.watcher.restart_events(asyncio.get_running_loop())
-        assert not watched.watcher.events_alive
 
 
 async def test_a_share_that_goes_away_is_the_callers(tmp_path: Path) -> None:
