@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from datetime import datetime
 from multiprocessing import Pool
 from pathlib import Path
@@ -252,6 +253,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         report(
             documents=len(accounts), done=sum(account["status"] == "done" for account in accounts), markdown=markdown,
             attempts=sum(account["attempts"] for account in accounts),
+            reasons=Counter(account["reason"] for account in accounts if account["status"] != "done").most_common(3),
             document_s=sorted(account["seconds"] for account in accounts)[len(accounts) // 2],
         )  # fmt: skip
         if trace is not None:

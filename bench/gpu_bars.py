@@ -67,7 +67,8 @@ def _documents(figures: dict[str, Any]) -> list[str]:
     pages = figures.get("pages", 0)
     ended, done = figures.get("documents", pages), figures.get("done", pages)
     if not done == ended == pages:
-        wrong.append(f"of {pages} documents {ended} ended and {done} are done")
+        reasons = "".join(f"; of {count}: {reason}" for reason, count in figures.get("reasons", []))
+        wrong.append(f"of {pages} documents {ended} ended and {done} are done{reasons}")
     if figures.get("attempts"):
         wrong.append(f"{figures['attempts']} attempts failed")
     if figures.get("markdown", pages) < pages:

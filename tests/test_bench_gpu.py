@@ -52,6 +52,7 @@ def test_good_figures_miss_no_bar() -> None:
         ("daemon", {"memory_mb": [[0, {"all": 5000}], [560, {"all": 9000}], [4416, {"all": 9901}]]}, "grew from 9,000"),
         ("daemon", {"memory_mb": [[0, {"all": 5}], [9, {"all": 9}], [99, {"all": 20}], [999, {"all": 9}]]}, "to 20 MB"),
         ("daemon", {"done": 4415}, "4415 are done"),
+        ("daemon", {"done": 9, "reasons": [["no keywords", 4407]]}, "9 are done; of 4407: no keywords"),
         ("daemon", {"documents": 4415, "done": 4415}, "of 4416 documents 4415 ended"),
         ("daemon", {"attempts": 1}, "1 attempts failed"),
         ("daemon", {"markdown": 4000}, "4000 files of Markdown"),
