@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from deepseek_ocr.engine.model_folder import beside
 from deepseek_ocr.engine.openai_config import base_url
 from deepseek_ocr.prompt import MAX_PROMPT_CHARS, MAX_TEXT_CHARS, Options, Task
 
@@ -353,6 +354,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     """Resolve relative paths against the folder of the file, and let systemd's state folder win."""
     state_dir = Path(os.environ.get("STATE_DIRECTORY", "").split(":")[0] or folder / settings.service.state_dir)
     rec_model, key_file = settings.engine.cpu.rec_model, settings.engine.openai.api_key_file
+    model, is_name = settings.engine.model, settings.engine.backend == "openai"
     return settings.model_copy(
         update={
             "service": settings.service.model_copy(update={"state_dir": state_dir}),
@@ -364,6 +366,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             ),
             "engine": settings.engine.model_copy(
                 update={
+                    "model": model if is_name else beside(folder, model),
                     "cpu": settings.engine.cpu.model_copy(
                         update={"rec_model": folder / rec_model if rec_model else ""}
                     ),

@@ -84,6 +84,10 @@ REFUSED = {
     "argument of the settings library": ('_env_file = "secrets"', "unknown key: _env_file"),
     "switch of the settings library": ("_cli_parse_args = true", "unknown key: _cli_parse_args"),
     "no TOML": ("[watch\n", "not valid TOML"),
+    "a step too small for a page": (
+        "[engine.vllm]\nmax_num_batched_tokens = 2047",
+        "max_num_batched_tokens must be 0 or at least 2048: a page's",
+    ),
     "settle_s zero": ("[watch]\nsettle_s = 0", "watch.settle_s: "),
     "settle_s not a number": ("[watch]\nsettle_s = nan", "watch.settle_s: "),
     "rescan_s without end": ("[watch]\nrescan_s = inf", "watch.rescan_s: "),
@@ -297,6 +301,28 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert settings.inbox[0].outbox_path == tmp_path / "out"
     assert settings.engine.cpu.rec_model == tmp_path / "m.onnx"
     assert settings.engine.openai.api_key_file == tmp_path / "key"
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ('model = "./weights"', "{folder}/weights"),
+        ('model = "models/ocr"', "{folder}/models/ocr"),
+        ('model = "~/weights"', "/home/op/weights"),
+        ('model = "/srv/weights"', "/srv/weights"),
+        ('model = "deepseek-ai/DeepSeek-OCR"', "deepseek-ai/DeepSeek-OCR"),
+        ('model = ""', ""),
+        ('model = "models/ocr"\nbackend = "openai"\n[engine.openai]\nbase_urls = ["http://x/v1"]', "models/ocr"),
+    ],
+    ids=["beside the file", "there", "at home", "absolute", "a hub id", "none", "a server's name for it"],
+)
+def test_a_models_folder_is_relative_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, expected: str
+) -> None:
+    """A hub id has a slash, too, so a name without a dot is a folder where there is one."""
+    monkeypatch.setenv("HOME", "/home/op")
+    (tmp_path / "models" / "ocr").mkdir(parents=True)
+    assert load(config(tmp_path, f"[engine]\n{engine}")).engine.model == expected.format(folder=tmp_path)
 
 
 def test_an_empty_path_stays_empty(tmp_path: Path) -> None:

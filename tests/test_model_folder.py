@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("model", ["{folder}", "{folder}/missing", "./missing", "~/missing"])
+@pytest.mark.parametrize("model", ["{folder}", "{folder}/missing", "./missing", "~/missing", "a/b/c"])
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, model: str) -> None:
     """A path is told from a hub id, and the sentence names the file that is missing."""
     with pytest.raises(EngineStartError, match=r"is the folder .*there is no config.json in it"):

@@ -163,6 +163,24 @@ async def test_the_mode_that_was_chosen_is_told(reader: Reader, tmp_path: Path, 
     assert page.provenance.mode == mode
 
 
+@pytest.mark.parametrize("mode", Mode)
+@in_one_loop
+async def test_a_page_is_read_in_the_mode_that_is_asked_for(reader: Reader, tmp_path: Path, mode: Mode) -> None:
+    """Another than the engine's own: the tiles are of that mode, and the provenance names it."""
+    path = tmp_path / "x.pdf"
+    path.write_bytes(text_pdf(1))
+    engine = reader.engine = FakeEngine(needs="tiles")
+    engine.info = replace(engine.info, mode=Mode.BASE if mode is Mode.TINY else Mode.TINY)
+    page = await reader.read_page(path, 0, Options(mode=mode))
+    side = {Mode.TINY: 512, Mode.SMALL: 640, Mode.BASE: 1024, Mode.LARGE: 1280, Mode.GUNDAM: 1024}[mode]
+    tiles = engine.calls[0].tiles
+    assert tiles is not None
+    assert tiles.view.shape[-2:] == (side, side)
+    assert (len(tiles.crops) > 0) == (mode is Mode.GUNDAM)
+    assert page.provenance
+    assert page.provenance.mode == mode
+
+
 @in_one_loop
 async def test_a_scan_that_an_engine_cannot_read_is_marked(reader: Reader, engine: FakeEngine, tmp_path: Path) -> None:
     """Without a text layer the page is empty and says why; it is never left out."""

@@ -1,12 +1,21 @@
-"""What the vLLM engine refuses without vLLM: the missing package, foreign tokenizers."""
+"""What of the vLLM engine needs no vLLM: its configuration, a package that is missing, foreign tokenizers."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 import pytest
 
+from daemon.config import Settings
+from daemon.engines import build_engine
 from deepseek_ocr.engine.vllm import VllmEngine
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS, PUBLISHED_VOCABULARY, resolve_ids
 from deepseek_ocr.errors import EngineStartError
+from deepseek_ocr.prompt import Mode
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Tokenizer:
@@ -26,6 +35,30 @@ def test_without_vllm_the_engine_says_how_to_get_it() -> None:
         EngineStartError, match=r"vLLM is not installed; install it with `pip install 'ocr-daemon\[vllm\]'`"
     ):
         VllmEngine("deepseek-ai/DeepSeek-OCR")
+
+
+def test_the_configuration_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Card, mode and all of [engine.vllm]; vLLM is not loaded for that, only looked for."""
+    (tmp_path / "vllm-0.25.1.dist-info").mkdir()
+    (tmp_path / "vllm-0.25.1.dist-info" / "METADATA").write_text("Name: vllm\nVersion: 0.25.1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    smi = tmp_path / "nvidia-smi"
+    # Of other cards it knows nothing.
+    smi.write_text('#!/bin/sh\n[ "$3" = --id=1 ] && echo "NVIDIA H200, 143360, 143000"\n', encoding="utf-8")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    wanted = {
+        "preset": "24gb", "max_num_seqs": 33, "max_num_batched_tokens": 5000, "gpu_memory_utilization": 0.2,
+        "quantization": "fp8", "hang_s": 7.0,
+    }  # fmt: skip
+    settings = Settings.model_validate({"engine": {"backend": "vllm", "gpu": 1, "mode": "small", "vllm": wanted}})
+    _, engine = build_engine(settings)
+    assert isinstance(engine, VllmEngine)
+    assert asdict(engine.settings) == wanted
+    assert engine.info.mode is Mode.SMALL
+    assert str(engine.plan) == "33 pages at once, 5000 tokens a step, 0.200 of the card, fp8 weights"
+    assert engine.health().detail == "not started"
 
 
 def test_ids_of_a_published_tokenizer() -> None:

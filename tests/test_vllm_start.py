@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,12 +21,13 @@ from deepseek_ocr.engine.vllm_plan import (
     look_at_rest,
     plan_for,
 )
-from deepseek_ocr.engine.vllm_start import arguments_for, explain, set_environment, wait_for_memory
+from deepseek_ocr.engine.vllm_plugin import CauseHandler
+from deepseek_ocr.engine.vllm_start import arguments_for, explain, explained, set_environment, wait_for_memory
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.prompt import CONTEXT_TOKENS, Mode
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 H200 = Card("GPU-7f", "NVIDIA H200", 140 * GIB, 139 * GIB)
 
@@ -150,12 +153,12 @@ def test_a_plan_is_made_of_a_card_at_rest(answers: Path, said: list[int], planne
         (RuntimeError("Failed to infer device type, please set"), "vLLM cannot use the card: .*nvidia-smi"),
         (OSError("libcudart.so.13: cannot open shared object file"), "vLLM cannot use the card: .*driver must be new"),
         (OSError("no file named model.safetensors"), 'the model "folder" cannot be loaded: .*set engine.model'),
-        (RuntimeError("CUDA out of memory. Tried to allocate"), "too little memory for the engine: .*config.toml"),
-        (RuntimeError("CUDA driver error: out of memory"), "too little memory for the engine: .*config.toml"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "the engine: CUDA out of memory; stop what else"),
+        (RuntimeError("CUDA driver error: out of memory"), "too little memory for the engine: .*stop what else"),
         (RuntimeError("The NVIDIA driver on your system is too old"), "vLLM cannot use the card"),
         (ModuleNotFoundError("No module named 'vllm'"), "vLLM cannot be loaded: .*pip install 'ocr-daemon"),
         (ValueError("No available memory for the cache blocks"), "too little memory for the engine"),
-        (RuntimeError("Core failed.\n See above."), "with 8 pages .*: Core failed. See above.; the lines"),
+        (RuntimeError("Core failed.\n See above."), "with 8 pages .*: Core failed; the lines"),
     ],
     ids=[
         "no card", "no CUDA", "no weights", "out of memory", "driver out of memory", "old driver", "no vLLM",
@@ -165,3 +168,57 @@ def test_a_plan_is_made_of_a_card_at_rest(answers: Path, said: list[int], planne
 def test_a_start_that_failed_is_one_sentence_with_the_remedy(error: Exception, words: str) -> None:
     """By what vLLM says."""
     assert re.search(words, explain(error, "folder", CPU_PLAN))
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        ("OutOfMemoryError: CUDA out of memory", "or lower max_num_seqs or set preset"),
+        ("ValueError: No available memory for the cache blocks", "; raise gpu_memory_utilization, or lower max_num_b"),
+        ("ValueError: 0.5 GiB is needed, larger than the available KV cache memory (0.1 GiB)", "; raise gpu_memory"),
+        ("ValueError: Free memory on cuda:0 (3.2 GiB) is less than desired GPU memory", "or lower gpu_memory_utiliz"),
+        ("ValueError: Available memory on node 0 is too small", "; see [engine.vllm] in config.toml"),
+    ],
+    ids=["out of memory", "no room for a cache", "little room for a cache", "in use", "of the CPU"],
+)
+def test_memory_that_a_core_misses_is_told(cause: str, remedy: str) -> None:
+    """By vLLM's first sentence and what helps here; its exception says only that the core failed."""
+    told = explain(RuntimeError("Engine core initialization failed."), "folder", CPU_PLAN, f"{cause}. Try --this. Or.")
+    assert told.startswith(f"the card has too little memory for the engine: {cause}; ")
+    assert remedy in told
+
+
+@pytest.mark.parametrize("cause", ["FileNotFoundError: /memory/x: no such file", "ValueError: weights were not there"])
+def test_weights_that_a_core_misses_are_told(cause: str) -> None:
+    """A folder with the word in its name is no lack of memory."""
+    told = explain(RuntimeError("Engine core initialization failed."), "folder", CPU_PLAN, cause)
+    assert told.startswith(f'the model "folder" cannot be loaded: {cause}; set engine.model to a folder')
+
+
+def test_a_cause_is_cut_off() -> None:
+    """Of weights that do not fit all names come."""
+    assert len(explain(RuntimeError("x"), "folder", CPU_PLAN, "ValueError: weights " + "name, " * 1000)) < 500
+
+
+def test_the_core_writes_its_cause() -> None:
+    """As vLLM's core logs it; nothing is left in the environment or on the disk, and nothing is written later."""
+    core, files = logging.getLogger("a core"), []
+
+    def fail() -> None:
+        files.append(Path(os.environ["OCR_DAEMON_ENGINE_CAUSE"]))
+        core.addHandler(CauseHandler(files[0]))
+        core.error("EngineCore failed to start.", exc_info=MemoryError("out of memory"))
+        raise RuntimeError("Engine core initialization failed.")
+
+    with pytest.raises(EngineStartError, match="memory for the engine: MemoryError: out of memory;"):
+        in_explained(fail)
+    assert "OCR_DAEMON_ENGINE_CAUSE" not in os.environ
+    core.error("EngineCore encountered a fatal error.", exc_info=MemoryError("long after the start"))
+    assert not files[0].exists()
+    core.handlers.clear()
+
+
+def in_explained(build: Callable[[], None]) -> None:
+    """An engine is built."""
+    with explained("folder", CPU_PLAN):
+        build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +22,31 @@ NO_JSON: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionE
 GET_AGAIN: Final = "download the model again, for example with `hf download ID --local-dir FOLDER`"
 
 
+def is_path(model: str) -> bool:
+    """Whether it can only be a folder: a hub id is `owner/name`."""
+    return model.startswith(("/", ".", "~")) or model.count("/") != 1
+
+
+def expanded(model: str) -> str:
+    """The same with the home folder for "~"; the libraries that load a model know of none."""
+    return os.path.expanduser(model)  # noqa: PTH111 - never raises
+
+
+def beside(folder: Path, model: str) -> str:
+    """A model's folder that is given relative to another one, absolute; all else as it is."""
+    path = folder / expanded(model)
+    is_there = model and os.path.isdir(path)  # noqa: PTH112 - never raises
+    return str(path) if model.startswith((".", "~")) or is_there else model
+
+
 def check_folder(model: str, *, weights: bool = True) -> None:
     """Raise `EngineStartError` for a folder that does not hold a model; a hub id passes.
 
     Of weights in safetensors, as published, also one that is missing or cut off is found; of others only that there are
     any.  vLLM finds out in another process, half a minute later, and tells it in its log.
     """
-    path = Path(model).expanduser()
-    if not (path.is_absolute() or model.startswith((".", "~")) or path.is_dir()):
+    path = Path(expanded(model))
+    if not (is_path(model) or path.is_dir()):
         return
     if not (path / "config.json").is_file():
         raise EngineStartError(
@@ -77,7 +95,7 @@ def _length(file: Path) -> int | None:
 
 def is_version_2(model: str) -> bool:
     """Whether a folder holds, or a hub id names, DeepSeek-OCR-2."""
-    path = Path(model).expanduser() / "config.json"
+    path = Path(expanded(model), "config.json")
     try:
         architectures = json.loads(path.read_bytes()).get("architectures") or []
     except (OSError, ValueError):

@@ -26,6 +26,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.completion import Completion, EngineInfo, Health
+from deepseek_ocr.engine.model_folder import expanded
 from deepseek_ocr.engine.transformers_config import check_model
 from deepseek_ocr.engine.transformers_process import (
     Ask,
@@ -81,7 +82,7 @@ class TransformersEngine:
         `batch_size` pages are read together, `hang_s` without a token is a death; 0 = what suits the device.
         """
         on_card = gpu is not None
-        self._model = model
+        self._model = expanded(model)
         self._device = f"cuda:{gpu}" if on_card else "cpu"
         self._batch_size = batch_size or (CUDA_BATCH if on_card else CPU_BATCH)
         self._hang_s = hang_s or (CUDA_HANG_S if on_card else CPU_HANG_S)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from deepseek_ocr.engine.model_folder import is_path
 from deepseek_ocr.errors import EngineStartError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def check_model(model: str) -> None:
                 f"the configuration in the model folder {model} cannot be read ({error}): download the folder again"
             ) from error
         kind_of(config, model)
-    elif _is_path(model):
+    elif is_path(model):
         raise EngineStartError(
             f"the model folder {model} does not exist: correct engine.model, or set it to {V2_IDS[1]} "
             f"to have the model downloaded"
@@ -125,8 +126,3 @@ def _no_v1(model: str) -> str:
         f"the transformers engine cannot load {model}, the first DeepSeek-OCR, for which transformers has no class: "
         f'set backend = "vllm" under [engine], or model to {V2_IDS[1]} or {V2_IDS[0]}'
     )
-
-
-def _is_path(model: str) -> bool:
-    """Whether it can only be a folder: a hub id is `owner/name`."""
-    return model.startswith(("/", ".", "~")) or model.count("/") != 1

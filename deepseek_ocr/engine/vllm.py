@@ -22,11 +22,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Health
 from deepseek_ocr.engine import vllm_plugin as plugin
-from deepseek_ocr.engine.model_folder import check_folder, is_version_2
+from deepseek_ocr.engine.model_folder import check_folder, expanded, is_version_2
 from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids, token_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, VllmSettings, look_at_rest, plan_for
 from deepseek_ocr.engine.vllm_processes import core_processes, kill_cores
-from deepseek_ocr.engine.vllm_start import INSTALL_VLLM, arguments_for, explain, set_environment, wait_for_memory
+from deepseek_ocr.engine.vllm_start import (
+    INSTALL_VLLM,
+    arguments_for,
+    explain,
+    explained,
+    set_environment,
+    wait_for_memory,
+)
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import EXEMPT, request_args
 from deepseek_ocr.prompt import CONTEXT_TOKENS, IMAGE_TOKEN, Mode, Options, Task, prompt_for
@@ -58,7 +65,7 @@ class VllmEngine:
     ) -> None:
         """`model` is a hub id or a folder; raises `EngineStartError` for what can be seen without starting it."""
         self.settings = settings or VllmSettings()
-        self._model = model
+        self._model = expanded(model)
         self._v2 = is_version_2(model)
         version = vllm_version()
         self._card = None if "cpu" in version else look_at_rest(gpu)
@@ -140,7 +147,7 @@ class VllmEngine:
             raise EngineStartError(f"the vllm engine is {self._state}")
         arguments = arguments_for(self._model, self.plan, None if self._v2 else self.info.mode or Mode.GUNDAM)
         arguments |= self.engine_arguments()
-        try:
+        with explained(self._model, self.plan):
             config = AsyncEngineArgs(**arguments).create_engine_config()
             vocabulary = int(config.model_config.hf_config.get_text_config().vocab_size)
             # Before the weights are loaded, which takes up to a minute.
@@ -148,10 +155,6 @@ class VllmEngine:
             scheduler = config.scheduler_config
             scheduler.scheduler_cls = plugin.SCHEDULER if scheduler.async_scheduling else plugin.STEPWISE_SCHEDULER
             return AsyncLLM.from_vllm_config(config, disable_log_stats=arguments["disable_log_stats"])
-        except EngineStartError:
-            raise
-        except Exception as error:
-            raise EngineStartError(explain(error, self._model, self.plan)) from error
 
     def engine_arguments(self) -> dict[str, Any]:
         """More of vLLM's arguments; a benchmark loads dummy weights with them."""

@@ -4,15 +4,18 @@ The class has an architecture name of its own, asked for by `hf_overrides={"arch
 vLLM's own DeepSeek-OCR in the same environment stays what it is.  It is named by a string: importing this costs
 nothing, and nothing of vLLM's models is loaded for those who run another one.
 The call is also where an engine core is tied to the service that started it: vLLM leaves a core of its own alone on
-the card when its parent is killed.
+the card when its parent is killed.  And where a core learns to say why it did not start, which vLLM only logs.
 Left to others: the class (`vllm_model.py`).
 Residual risk: where `VLLM_PLUGINS` is set and does not name `ocr_daemon`, vLLM does not call us.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import os
+from pathlib import Path
 from typing import Final
 
 from deepseek_ocr.engine.vllm_processes import CORE_NAME
@@ -23,6 +26,10 @@ from deepseek_ocr.processes import die_with_parent
 STREAM_INTERVAL: Final = 32
 #: In the environment of a service: its process id, with which its engine cores end.
 PARENT_VARIABLE: Final = "OCR_DAEMON_ENGINE_PARENT"
+#: The same, while an engine starts: a file for what its core fails of.
+CAUSE_VARIABLE: Final = "OCR_DAEMON_ENGINE_CAUSE"
+#: By this logger a core tells it (v1/engine/core.py, the same in 0.25.1 and 0.28.0).
+CORE_LOGGER: Final = "vllm.v1.engine.core"
 #: What config.json's `architectures` is overridden with.
 ARCHITECTURE: Final = "ResidentDeepseekOCR"
 _CLASS: Final = "deepseek_ocr.engine.vllm_model:ResidentDeepseekOCR"
@@ -37,6 +44,22 @@ WORKER: Final = "deepseek_ocr.engine.vllm_worker.PageWorker"
 ONE_PROCESS: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
+class CauseHandler(logging.Handler):
+    """Writes an exception that is logged into a file that is there; without the file nobody asks any more."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.ERROR)
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """The last one counts."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            with contextlib.suppress(OSError), self._path.open("r+", encoding="utf-8", errors="replace") as file:
+                file.write(f"{type(error).__name__}: {error}")
+                file.truncate()
+
+
 def register() -> None:
     """Make the architecture known to vLLM in this process; doing it again changes nothing."""
     from vllm import ModelRegistry  # noqa: PLC0415 - vLLM is there when it calls us, and not before
@@ -45,5 +68,7 @@ def register() -> None:
     is_ours = os.environ.get(PARENT_VARIABLE) == str(os.getppid())
     if is_ours and multiprocessing.current_process().name.startswith(CORE_NAME):
         die_with_parent(os.getppid())
+        if cause := os.environ.get(CAUSE_VARIABLE):
+            logging.getLogger(CORE_LOGGER).addHandler(CauseHandler(Path(cause)))
     if ARCHITECTURE not in ModelRegistry.models:
         ModelRegistry.register_model(ARCHITECTURE, _CLASS)

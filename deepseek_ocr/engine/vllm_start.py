@@ -1,13 +1,17 @@
 """What vLLM is started with, until when a start waits for the card, and what is said of one that failed.
 
-Left to others: how much of the card is taken (`vllm_plan.py`), the start itself (`vllm.py`).  Residual risk: vLLM tells
-the cause of a failed start only in its own log lines.
+vLLM tells its caller only that its engine core failed; why, the core writes into a file (`vllm_plugin.py`).
+Left to others: how much of the card is taken (`vllm_plan.py`), the start itself (`vllm.py`).  Residual risk: a cause
+that vLLM words in another way than it did is told with a remedy for every case.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.engine import vllm_plugin as plugin
@@ -17,6 +21,8 @@ from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.prompt import CONTEXT_TOKENS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from deepseek_ocr.engine.vllm_plan import Card, Plan
     from deepseek_ocr.prompt import ModeChoice
 
@@ -27,6 +33,17 @@ INSTALL_VLLM: Final = (
 _NO_CUDA: Final = (
     "infer device type", "libcuda", "cuda driver version", "nvidia driver", "no cuda gpus", "no cuda-capable",
 )  # fmt: skip
+_LARGER_SHARE: Final = "raise gpu_memory_utilization, or lower max_num_batched_tokens, under [engine.vllm]"
+#: Words of one that mean that memory is short (vLLM, torch), and what helps.
+_MEMORY: Final = {
+    "no available memory for the cache": _LARGER_SHARE,
+    "available kv cache memory": _LARGER_SHARE,
+    "less than desired": "stop what else uses the card, or lower gpu_memory_utilization under [engine.vllm]",
+    "out of memory": ('stop what else uses the card, or lower max_num_seqs or set preset = "8gb" under [engine.vllm]'),
+    "memory": "see [engine.vllm] in config.toml",
+}
+#: Of an error's first sentence; vLLM goes on with advice for its own command line.
+_MAX_CHARS: Final = 300
 
 
 def set_environment(card: Card | None) -> None:
@@ -91,13 +108,34 @@ def arguments_for(model: str, plan: Plan, mode: ModeChoice | None) -> dict[str, 
     return found
 
 
-def explain(error: Exception, model: str, plan: Plan) -> str:
-    """One sentence, with the remedy, for a start that failed in vLLM."""
-    words = " ".join(str(error).split())
+@contextmanager
+def explained(model: str, plan: Plan) -> Iterator[None]:
+    """An engine is built meanwhile: what vLLM fails of is raised as `EngineStartError`, with the core's own cause."""
+    with tempfile.NamedTemporaryFile(prefix="ocr-daemon-engine-") as file:
+        os.environ[plugin.CAUSE_VARIABLE] = file.name
+        try:
+            yield
+        except EngineStartError:
+            raise
+        except Exception as error:
+            cause = Path(file.name).read_text(encoding="utf-8", errors="replace")
+            raise EngineStartError(explain(error, model, plan, cause)) from error
+        finally:
+            os.environ.pop(plugin.CAUSE_VARIABLE, None)
+
+
+def explain(error: Exception, model: str, plan: Plan, cause: str = "") -> str:
+    """One sentence, with the remedy, for a start that failed in vLLM; `cause` is what its core told, if it did."""
+    words = " ".join((cause or str(error)).split())
     lower = words.lower()
-    # The name of a folder may have the word in it.
-    if "out of memory" in lower or ("memory" in lower and not isinstance(error, OSError)):
-        return f"the card has too little memory for the engine: {words}; see [engine.vllm] in config.toml"
+    words = words.partition(". ")[0].removesuffix(".")
+    words = words if len(words) <= _MAX_CHARS else words[:_MAX_CHARS] + "..."
+    # Of a core's exception there are only the words.
+    of_a_file = isinstance(error, OSError) or cause.startswith(("OSError", "FileNotFoundError"))
+    for sign, remedy in _MEMORY.items():
+        # The name of a folder may have the one word in it.
+        if sign in lower and not (sign == "memory" and of_a_file):
+            return f"the card has too little memory for the engine: {words}; {remedy}"
     if any(sign in lower for sign in _NO_CUDA):
         return (
             f"vLLM cannot use the card: {words}; `nvidia-smi` must work for this user, and its driver must be new "
@@ -105,13 +143,13 @@ def explain(error: Exception, model: str, plan: Plan) -> str:
         )
     if isinstance(error, ImportError):
         return f"vLLM cannot be loaded: {words}; {INSTALL_VLLM}"
-    if isinstance(error, OSError):
+    if of_a_file or "weights" in lower:
         return (
             f'the model "{model}" cannot be loaded: {words}; set engine.model to a folder with its weights, '
             f"or let this machine reach the hub once"
         )
     return (
-        f"vLLM did not start with {plan}: {words}; the lines of EngineCore above tell the cause: too little "
+        f"vLLM did not start with {plan}: {words}; the lines of EngineCore above tell more: it may be too little "
         f'memory on the card (lower gpu_memory_utilization or set preset = "8gb" under [engine.vllm]), or a folder '
         f"that does not hold the model's weights"
     )

@@ -86,6 +86,8 @@ def test_no_document_is_lost_when_the_engine_is_killed(service: Service, model: 
     names = [event["event"] for event in service.events()]
     # Random weights read nonsense, which is said and borne.
     assert names.index("engine.misread") < names.index("engine.ready") < names.index("service.ready")
+    (ready,) = service.events("engine.ready")
+    assert "8 pages at once, 2048 tokens a step" in ready["detail"]
     assert service.status["engine"]["name"] == "vllm"
     processes = psutil.Process(service.pid).children(recursive=True)
     core = engine_core(service)
@@ -136,7 +138,7 @@ def test_a_killed_service_leaves_no_engine_on_the_card(service: Service, model: 
 
 
 def test_weights_of_something_else_are_named(tmp_path: Path, model: Path) -> None:
-    """It is found out in vLLM's core: exit code 69, where the cause stands and what it may be, and no result.
+    """It is found out in vLLM's core: exit code 69, its cause and the remedy, and no result.
 
     vLLM logged to standard output, where programs look for JSON.
     """
@@ -152,9 +154,22 @@ def test_weights_of_something_else_are_named(tmp_path: Path, model: Path) -> Non
     arguments = ("ocr", "scan.png", "--engine", "vllm", "--config", "config.toml", "--json")
     result = command(*arguments, cwd=tmp_path, timeout_s=START_S, PYTHONPATH=python_path)
     assert (result.returncode, result.stdout) == (69, "")
-    assert "weights were not initialized from checkpoint" in result.stderr
-    assert "Error: vLLM did not start with " in result.stderr
-    assert result.stderr.endswith("or a folder that does not hold the model's weights\n")
+    sentence = f'Error: the model "{folder}" cannot be loaded: ValueError: Following weights were not initialized from'
+    assert sentence in result.stderr
+    assert result.stderr.endswith("or let this machine reach the hub once\n")
+
+
+@pytest.mark.timeout(TIMEOUT_S + START_S)
+@pytest.mark.parametrize("name", ["run", "check"])
+def test_too_little_memory_is_told(service: Service, model: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The core finds out: exit code 69, and one sentence with its figures and what helps."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1000000")
+    service.write_config(engine=f'model = "{model}"\nmode = "tiny"')
+    result = command(name, "--config", str(service.config), timeout_s=START_S)
+    assert result.returncode == 69, result.stdout + result.stderr
+    told = [line for line in (result.stdout + result.stderr).splitlines() if "too little memory for the engine" in line]
+    assert "ValueError: Available memory on node" in told[0]
+    assert "[engine.vllm] in config.toml" in told[0]
 
 
 @pytest.mark.parametrize("name", ["run", "check"])

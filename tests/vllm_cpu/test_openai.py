@@ -29,7 +29,7 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield server
 
 
-def asked_directly(server: VllmServe, picture: PageImage, options: Options) -> Any:
+def asked_directly(server: VllmServe, picture: PageImage, options: Options, **more: Any) -> Any:
     """The published request by hand, with the token ids of prompt and answer."""
     words = {Task.DOCUMENT: "<|grounding|>Convert the document to markdown.", Task.FREE: "Free OCR."}[options.task]
     url = "data:image/png;base64," + base64.b64encode(picture.png).decode()
@@ -40,7 +40,7 @@ def asked_directly(server: VllmServe, picture: PageImage, options: Options) -> A
         {
             "model": MODEL, "messages": [{"role": "user", "content": content}], "temperature": 0.0,
             "max_tokens": options.max_tokens, "skip_special_tokens": False, "vllm_xargs": guard,
-            "return_token_ids": True,
+            "return_token_ids": True, **more,
         },
     )  # fmt: skip
 
@@ -61,6 +61,16 @@ async def test_the_server_asks_the_published_prompt(
     assert (done.text, done.finish_reason) == (choice["message"]["content"], choice["finish_reason"])
     assert done.prompt_tokens == len(direct["prompt_token_ids"])
     assert done.completion_tokens == len(choice["token_ids"])
+
+
+async def test_the_servers_guard_is_asked_for(server: VllmServe, pictures: dict[str, Image.Image]) -> None:
+    """A page on which the guard acts is read as by the published request, and otherwise without it."""
+    options, picture = Options(max_tokens=130), page(pictures["a4"])
+    guarded, unguarded = (asked_directly(server, picture, options, **more) for more in ({}, {"vllm_xargs": None}))
+    async with engine_for(server) as engine:
+        done = await engine.recognize(picture, options)
+    said = [direct["choices"][0]["message"]["content"] for direct in (guarded, unguarded)]
+    assert done.text == said[0] != said[1]
 
 
 async def test_together_and_streamed_is_as_alone(server: VllmServe, pictures: dict[str, Image.Image]) -> None:
