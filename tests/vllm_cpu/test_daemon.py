@@ -137,6 +137,11 @@ def test_a_killed_service_leaves_no_engine_on_the_card(service: Service, model: 
     wait_until_gone(processes)
 
 
+def with_plugin() -> str:
+    """The `PYTHONPATH` of a command that knows the plugin of these tests."""
+    return os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])
+
+
 def test_weights_of_something_else_are_named(tmp_path: Path, model: Path) -> None:
     """It is found out in vLLM's core: exit code 69, its cause and the remedy, and no result.
 
@@ -150,9 +155,8 @@ def test_weights_of_something_else_are_named(tmp_path: Path, model: Path) -> Non
     (folder / "model.safetensors").write_bytes(len(no_tensors).to_bytes(8, "little") + no_tensors)
     (tmp_path / "scan.png").write_bytes(png(0))
     (tmp_path / "config.toml").write_text(f'[engine]\nmodel = "{folder}"\n', encoding="utf-8")
-    python_path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])  # with the plugin of these tests
     arguments = ("ocr", "scan.png", "--engine", "vllm", "--config", "config.toml", "--json")
-    result = command(*arguments, cwd=tmp_path, timeout_s=START_S, PYTHONPATH=python_path)
+    result = command(*arguments, cwd=tmp_path, timeout_s=START_S, PYTHONPATH=with_plugin())
     assert (result.returncode, result.stdout) == (69, "")
     sentence = f'Error: the model "{folder}" cannot be loaded: ValueError: Following weights were not initialized from'
     assert sentence in result.stderr
@@ -160,12 +164,11 @@ def test_weights_of_something_else_are_named(tmp_path: Path, model: Path) -> Non
 
 
 @pytest.mark.timeout(TIMEOUT_S + START_S)
-@pytest.mark.parametrize("name", ["run", "check"])
-def test_too_little_memory_is_told(service: Service, model: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_too_little_memory_is_told(service: Service, model: Path) -> None:
     """The core finds out: exit code 69, and one sentence with its figures and what helps."""
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1000000")
     service.write_config(engine=f'model = "{model}"\nmode = "tiny"')
-    result = command(name, "--config", str(service.config), timeout_s=START_S)
+    arguments = ("run", "--config", str(service.config))
+    result = command(*arguments, timeout_s=START_S, PYTHONPATH=with_plugin(), VLLM_CPU_KVCACHE_SPACE="1000000")
     assert result.returncode == 69, result.stdout + result.stderr
     told = [line for line in (result.stdout + result.stderr).splitlines() if "too little memory for the engine" in line]
     assert "ValueError: Available memory on node" in told[0]
