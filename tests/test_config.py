@@ -308,7 +308,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     [
         ('model = "./weights"', "{folder}/weights"),
         ('model = "models/ocr"', "{folder}/models/ocr"),
-        ('model = "~/weights"', "/home/op/weights"),
+        ('model = "~/weights"', "/srv/op/weights"),
         ('model = "/srv/weights"', "/srv/weights"),
         ('model = "deepseek-ai/DeepSeek-OCR"', "deepseek-ai/DeepSeek-OCR"),
         ('model = ""', ""),
@@ -320,7 +320,7 @@ def test_a_models_folder_is_relative_to_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, expected: str
 ) -> None:
     """A hub id has a slash, too, so a name without a dot is a folder where there is one."""
-    monkeypatch.setenv("HOME", "/home/op")
+    monkeypatch.setenv("HOME", "/srv/op")
     (tmp_path / "models" / "ocr").mkdir(parents=True)
     assert load(config(tmp_path, f"[engine]\n{engine}")).engine.model == expected.format(folder=tmp_path)
 

@@ -43,7 +43,7 @@ def check_folder(model: str, *, weights: bool = True) -> None:
     """Raise `EngineStartError` for a folder that does not hold a model; a hub id passes.
 
     Of weights in safetensors, as published, also one that is missing or cut off is found; of others only that there are
-    any.  vLLM finds out in another process, half a minute later, and tells it in its log.
+    any.  vLLM finds out in another process, half a minute later.
     """
     path = Path(expanded(model))
     if not (is_path(model) or path.is_dir()):

@@ -6,7 +6,8 @@ nothing, and nothing of vLLM's models is loaded for those who run another one.
 The call is also where an engine core is tied to the service that started it: vLLM leaves a core of its own alone on
 the card when its parent is killed.  And where a core learns to say why it did not start, which vLLM only logs.
 Left to others: the class (`vllm_model.py`).
-Residual risk: where `VLLM_PLUGINS` is set and does not name `ocr_daemon`, vLLM does not call us.
+Residual risk: where `VLLM_PLUGINS` is set and does not name `ocr_daemon`, vLLM does not call us; with
+`VLLM_CONFIGURE_LOGGING=0` and no logging of one's own, the core's exceptions are no longer printed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from deepseek_ocr.processes import die_with_parent
 STREAM_INTERVAL: Final = 32
 #: In the environment of a service: its process id, with which its engine cores end.
 PARENT_VARIABLE: Final = "OCR_DAEMON_ENGINE_PARENT"
-#: The same, while an engine starts: a file for what its core fails of.
+#: The same, while an engine is built: a file for what its core fails of.
 CAUSE_VARIABLE: Final = "OCR_DAEMON_ENGINE_CAUSE"
 #: By this logger a core tells it (v1/engine/core.py, the same in 0.25.1 and 0.28.0).
 CORE_LOGGER: Final = "vllm.v1.engine.core"
@@ -45,19 +46,26 @@ ONE_PROCESS: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 class CauseHandler(logging.Handler):
-    """Writes an exception that is logged into a file that is there; without the file nobody asks any more."""
+    """Writes an exception that is logged into a file; raises `OSError` where it is not there."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.ERROR)
-        self._path = path
+        self._file = path.open("r+b", buffering=0)
 
     def emit(self, record: logging.LogRecord) -> None:
         """The last one counts."""
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
-            with contextlib.suppress(OSError), self._path.open("r+", encoding="utf-8", errors="replace") as file:
-                file.write(f"{type(error).__name__}: {error}")
-                file.truncate()
+            # Whatever goes wrong here, vLLM's own line stands in its log.
+            with contextlib.suppress(Exception):
+                self._file.truncate(0)
+                self._file.seek(0)
+                self._file.write(f"{type(error).__name__}: {error}".encode(errors="replace"))
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._file.close()
+        super().close()
 
 
 def register() -> None:
@@ -69,6 +77,10 @@ def register() -> None:
     if is_ours and multiprocessing.current_process().name.startswith(CORE_NAME):
         die_with_parent(os.getppid())
         if cause := os.environ.get(CAUSE_VARIABLE):
-            logging.getLogger(CORE_LOGGER).addHandler(CauseHandler(Path(cause)))
+            logger = logging.getLogger(CORE_LOGGER)
+            if not logger.isEnabledFor(logging.ERROR):  # VLLM_LOGGING_LEVEL
+                logger.setLevel(logging.ERROR)
+            with contextlib.suppress(OSError):
+                logger.addHandler(CauseHandler(Path(cause)))
     if ARCHITECTURE not in ModelRegistry.models:
         ModelRegistry.register_model(ARCHITECTURE, _CLASS)

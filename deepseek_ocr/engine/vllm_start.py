@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
+import re
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.engine import vllm_plugin as plugin
@@ -33,17 +32,24 @@ INSTALL_VLLM: Final = (
 _NO_CUDA: Final = (
     "infer device type", "libcuda", "cuda driver version", "nvidia driver", "no cuda gpus", "no cuda-capable",
 )  # fmt: skip
-_LARGER_SHARE: Final = "raise gpu_memory_utilization, or lower max_num_batched_tokens, under [engine.vllm]"
-#: Words of one that mean that memory is short (vLLM, torch), and what helps.
+_LARGER_SHARE: Final = "raise gpu_memory_utilization or lower max_num_batched_tokens"
+#: Words of one that mean that a card's memory is short (vLLM, torch), and what helps under [engine.vllm].
 _MEMORY: Final = {
     "no available memory for the cache": _LARGER_SHARE,
     "available kv cache memory": _LARGER_SHARE,
-    "less than desired": "stop what else uses the card, or lower gpu_memory_utilization under [engine.vllm]",
-    "out of memory": ('stop what else uses the card, or lower max_num_seqs or set preset = "8gb" under [engine.vllm]'),
-    "memory": "see [engine.vllm] in config.toml",
+    "error in memory profiling": "something else gave memory back meanwhile, so start again, or lower max_num_seqs",
+    "less than desired gpu memory": "stop what else uses the card, or lower gpu_memory_utilization",
+    "out of memory": (
+        'stop what else uses the card, or lower max_num_seqs or gpu_memory_utilization, or set preset = "8gb"'
+    ),
 }
-#: Of an error's first sentence; vLLM goes on with advice for its own command line.
+#: The same without a card.
+_CPU_MEMORY: Final = ("available memory", "out of memory", "available kv cache memory")
+#: How the exceptions of a core begin, of which there are only words, that a file is to blame for.
+_OF_A_FILE: Final = ("OSError", "FileNotFoundError", "PermissionError", "SafetensorError")
+#: Of an error's text; vLLM goes on with advice for its own command line, torch with all that is allocated.
 _MAX_CHARS: Final = 300
+_ADVICE: Final = re.compile(r"\.? (?:Try |Decrease |See http|To resolve|On the CPU backend).*")
 
 
 def set_environment(card: Card | None) -> None:
@@ -111,31 +117,36 @@ def arguments_for(model: str, plan: Plan, mode: ModeChoice | None) -> dict[str, 
 @contextmanager
 def explained(model: str, plan: Plan) -> Iterator[None]:
     """An engine is built meanwhile: what vLLM fails of is raised as `EngineStartError`, with the core's own cause."""
-    with tempfile.NamedTemporaryFile(prefix="ocr-daemon-engine-") as file:
-        os.environ[plugin.CAUSE_VARIABLE] = file.name
-        try:
-            yield
-        except EngineStartError:
-            raise
-        except Exception as error:
-            cause = Path(file.name).read_text(encoding="utf-8", errors="replace")
-            raise EngineStartError(explain(error, model, plan, cause)) from error
-        finally:
-            os.environ.pop(plugin.CAUSE_VARIABLE, None)
+    # No name in a folder for others to find, and nothing is left of it.
+    file = os.memfd_create("engine-cause")
+    os.environ[plugin.CAUSE_VARIABLE] = f"/proc/{os.getpid()}/fd/{file}"
+    try:
+        yield
+    except EngineStartError:
+        raise
+    except Exception as error:
+        cause = os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+        raise EngineStartError(explain(error, model, plan, cause)) from error
+    finally:
+        os.environ.pop(plugin.CAUSE_VARIABLE, None)
+        os.close(file)
 
 
 def explain(error: Exception, model: str, plan: Plan, cause: str = "") -> str:
     """One sentence, with the remedy, for a start that failed in vLLM; `cause` is what its core told, if it did."""
-    words = " ".join((cause or str(error)).split())
-    lower = words.lower()
-    words = words.partition(". ")[0].removesuffix(".")
+    words = " ".join((cause or str(error)).split()).rstrip(": ")
+    # The name of a folder may have any words in it.
+    lower = words.lower().replace(model.lower() or " ", " ")
+    words = _ADVICE.sub("", words)
     words = words if len(words) <= _MAX_CHARS else words[:_MAX_CHARS] + "..."
-    # Of a core's exception there are only the words.
-    of_a_file = isinstance(error, OSError) or cause.startswith(("OSError", "FileNotFoundError"))
+    if not plan.gpu_memory_utilization and any(sign in lower for sign in _CPU_MEMORY):
+        return (
+            f"this machine has too little memory for the engine: {words}; VLLM_CPU_KVCACHE_SPACE in the environment "
+            f"says how many GiB are for the cache"
+        )
     for sign, remedy in _MEMORY.items():
-        # The name of a folder may have the one word in it.
-        if sign in lower and not (sign == "memory" and of_a_file):
-            return f"the card has too little memory for the engine: {words}; {remedy}"
+        if sign in lower:
+            return f"the card has too little memory for {plan}: {words}; {remedy} under [engine.vllm]"
     if any(sign in lower for sign in _NO_CUDA):
         return (
             f"vLLM cannot use the card: {words}; `nvidia-smi` must work for this user, and its driver must be new "
@@ -143,7 +154,8 @@ def explain(error: Exception, model: str, plan: Plan, cause: str = "") -> str:
         )
     if isinstance(error, ImportError):
         return f"vLLM cannot be loaded: {words}; {INSTALL_VLLM}"
-    if of_a_file or "weights" in lower:
+    of_a_file = isinstance(error, OSError) or cause.startswith(_OF_A_FILE)
+    if (of_a_file and "cannot allocate memory" not in lower) or "weights" in lower:
         return (
             f'the model "{model}" cannot be loaded: {words}; set engine.model to a folder with its weights, '
             f"or let this machine reach the hub once"

@@ -172,7 +172,7 @@ def test_too_little_memory_is_told(service: Service, model: Path) -> None:
     assert result.returncode == 69, result.stdout + result.stderr
     told = [line for line in (result.stdout + result.stderr).splitlines() if "too little memory for the engine" in line]
     assert "ValueError: Available memory on node" in told[0]
-    assert "[engine.vllm] in config.toml" in told[0]
+    assert "VLLM_CPU_KVCACHE_SPACE in the environment says" in told[0]
 
 
 @pytest.mark.parametrize("name", ["run", "check"])
