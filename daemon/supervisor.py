@@ -35,6 +35,7 @@ from daemon.shares import Shares
 from daemon.worker import Worker
 from deepseek_ocr.engine.reviving import BACKOFF_S, RevivingEngine
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
+from deepseek_ocr.processes import COLLECTED_AT
 from deepseek_ocr.reader import Reader
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ log = structlog.get_logger()
 EXTEND_EVERY_S, EXTEND_FOR_S = 5.0, 30.0
 #: How long the start waits for one share to answer.
 ADOPT_S = 10.0
-#: Objects, and looks through those and through the next older ones, before the garbage collector looks (Python: 700).
-COLLECTED_AT = (10_000, 50, 20)
 #: How long another thread may keep the event loop from running on (Python: 5 ms).
 SWITCH_INTERVAL_S = 0.001
 

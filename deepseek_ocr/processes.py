@@ -35,6 +35,10 @@ T = TypeVar("T")
 START_TIMEOUT_S = 120.0
 #: prctl(2): the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
+#: For `gc.set_threshold` where hundreds of pages are in flight (Python: 700, 10, 10).  An engine core looked through
+#: all that 896 pages need every four seconds, 0.1 s in which its card had nothing to do, and in 2,368 pages found
+#: nothing (bench/LOG.md).
+COLLECTED_AT = (10_000, 50, 20)
 
 
 class ProcessPool:

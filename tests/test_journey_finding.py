@@ -48,7 +48,7 @@ async def test_a_folder_that_is_moved_in_is_found(root: DropRoot, tmp_path: Path
         for number in range(3):
             content = fake_document(words=f"letter {number}")
             outside.drop(f"letters/deep/{number}.pdf", content)
-            root.drop("placeholder.part", content).unlink()
+            root.drop("elsewhere.part", content).unlink()
         (outside.inbox / "letters").rename(root.inbox / "letters")
         await eventually(lambda: all(out(root, f"letters/deep/{number}.pdf") for number in range(3)))
 

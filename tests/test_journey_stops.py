@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 
 
+async def drained_with_two_pages_in_flight(journey: Journey, reader: FakeReader) -> None:
+    """They end when the drain has begun."""
+    reader.gate.clear()
+    await eventually(lambda: reader.in_flight == 2)
+    stopping = asyncio.create_task(journey.drain())
+    await eventually(lambda: journey.worker.passes.draining)
+    reader.gate.set()
+    await stopping
+
+
 async def test_a_drain_finishes_the_pages_in_flight_and_no_more(root: DropRoot, tmp_path: Path) -> None:
     """What was begun is kept, the next start reads the rest, and no page is read twice."""
     reader = FakeReader()
     async with Journey(tmp_path, root, reader=reader) as journey:
-        reader.gate.clear()
         root.drop("long.pdf", fake_document(10, "long"))
-        await eventually(lambda: reader.in_flight == 2)
-        stopping = asyncio.create_task(journey.drain())
-        await eventually(lambda: journey.worker.passes.draining)
-        reader.gate.set()
-        await stopping
+        await drained_with_two_pages_in_flight(journey, reader)
         assert len(reader.calls) == 2
     assert len(list(root.work.glob("*/pages/*.json"))) == 2
     async with Journey(tmp_path, root, reader=reader):
@@ -50,13 +55,8 @@ async def test_checkpoints_of_something_else_are_ignored(
     """Pages that another engine, model or task has read are read again."""
     reader = FakeReader()
     async with Journey(tmp_path, root, reader=reader) as journey:
-        reader.gate.clear()
         root.drop("long.pdf", fake_document(3, "long"))
-        await eventually(lambda: reader.in_flight == 2)
-        stopping = asyncio.create_task(journey.drain())
-        await eventually(lambda: journey.worker.passes.draining)
-        reader.gate.set()
-        await stopping
+        await drained_with_two_pages_in_flight(journey, reader)
     async with Journey(tmp_path, root, reader=reader, **change):
         await eventually(lambda: out(root, "long.pdf"))
     assert len(reader.calls) == 2 + 3

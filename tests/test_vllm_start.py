@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 H200 = Card("GPU-7f", "NVIDIA H200", 140 * GIB, 139 * GIB)
+PLAN = plan_for(H200, VllmSettings())
+#: All that vLLM tells of a core.
+FAILED = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}")
 
 
 def test_a_card_is_taken_as_the_plan_says() -> None:
@@ -50,7 +53,7 @@ def test_a_card_is_taken_as_the_plan_says() -> None:
 
 def test_weights_stay_as_they_are_unless_fp8_is_asked_for() -> None:
     """Nothing is said of quantization then."""
-    assert "quantization" not in arguments_for("folder", plan_for(H200, VllmSettings()), Mode.BASE)
+    assert "quantization" not in arguments_for("folder", PLAN, Mode.BASE)
 
 
 def test_the_cpu_is_taken_without_graphs() -> None:
@@ -63,7 +66,7 @@ def test_the_cpu_is_taken_without_graphs() -> None:
 @pytest.mark.parametrize("mode", [Mode.GUNDAM, None], ids=["DeepSeek-OCR", "DeepSeek-OCR-2"])
 def test_every_model_is_guarded(mode: Mode | None) -> None:
     """The second runs with vLLM's own class, but with our guard and worker."""
-    found = arguments_for("folder", plan_for(H200, VllmSettings()), mode)
+    found = arguments_for("folder", PLAN, mode)
     assert found["logits_processors"] == ["deepseek_ocr.engine.vllm_guard:NoRepeatGuard"]
     assert found["worker_extension_cls"] == "deepseek_ocr.engine.vllm_worker.PageWorker"
     assert ("hf_overrides" in found) == ("additional_config" in found) == (mode is not None)
@@ -120,7 +123,7 @@ def free(answers: Path, *said: int) -> None:
 async def test_a_start_waits_until_the_card_has_room(answers: Path) -> None:
     """An engine that just died holds it for a while; no longer than that is waited."""
     free(answers, 3, 3, 90, 130, 131)
-    await wait_for_memory(H200, plan_for(H200, VllmSettings()))
+    await wait_for_memory(H200, PLAN)
     assert look_at_card(0).free == 131 * GIB
 
 
@@ -128,7 +131,7 @@ async def test_a_card_that_stays_full_is_told(answers: Path) -> None:
     """After a minute, with both figures and the remedy."""
     free(answers, 20)
     with pytest.raises(EngineStartError, match=r"has 20\.0 GiB free and the engine is to take 126\.0; stop what else"):
-        await wait_for_memory(H200, plan_for(H200, VllmSettings()))
+        await wait_for_memory(H200, PLAN)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +170,7 @@ def test_a_plan_is_made_of_a_card_at_rest(answers: Path, said: list[int], planne
 )  # fmt: skip
 def test_a_start_that_failed_is_one_sentence_with_the_remedy(error: Exception, words: str) -> None:
     """By what vLLM says."""
-    assert re.search(words, explain(error, "folder", plan_for(H200, VllmSettings())))
-
-
-FAILED = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}")
-PLAN = plan_for(H200, VllmSettings())
+    assert re.search(words, explain(error, "folder", PLAN))
 
 
 @pytest.mark.parametrize(

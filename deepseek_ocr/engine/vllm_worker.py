@@ -30,6 +30,7 @@ from vllm.v1.sample.logits_processor import LogitBiasLogitsProcessor, MinTokensL
 from vllm.v1.worker.gpu_model_runner import PIN_MEMORY
 
 from deepseek_ocr.engine.vllm_guard import NoRepeatGuard
+from deepseek_ocr.processes import COLLECTED_AT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 
 #: With so many pages arrays and vLLM's loops take about the same (2.8 GHz).
 FEW: Final = 12
-#: Objects, and looks through those and through the next older ones, before the garbage collector looks (Python: 700,
-#: 10, 10).  With 896 pages in flight it looked through all that they need every four seconds, for 0.1 s in which the
-#: card had nothing to do, and in 2,368 pages found nothing (bench/LOG.md).
-COLLECTED_AT: Final = (10_000, 50, 20)
 
 
 class PageWorker:
