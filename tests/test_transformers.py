@@ -142,8 +142,8 @@ def install(folder: Path, **packages: str) -> None:
 @pytest.mark.parametrize(
     ("packages", "message"),
     [
-        ({}, "needs torch and transformers: pip install 'ocr-daemon.transformers.'"),
-        ({"transformers": "5.23.0"}, "needs torch: pip"),
+        ({}, "needs torch and transformers; install it from the checkout, with `make install ENGINE=vllm`"),
+        ({"transformers": "5.23.0"}, "needs torch; install it"),
         (
             {"torch": "2.13.0", "transformers": "4.46.3"},
             r"transformers 4\.46\.3 does not know DeepSeek-OCR-2, 5\.10\.1 is",

@@ -9,7 +9,7 @@ import pytest
 
 from daemon.config import Settings
 from daemon.engines import build_engine
-from deepseek_ocr.engine.vllm import VllmEngine
+from deepseek_ocr.engine.vllm import VllmEngine, vllm_version
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS, PUBLISHED_VOCABULARY, resolve_ids
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.prompt import Mode
@@ -32,16 +32,40 @@ class Tokenizer:
 def test_without_vllm_the_engine_says_how_to_get_it() -> None:
     """The package is not part of the default installation."""
     with pytest.raises(
-        EngineStartError, match=r"vLLM is not installed; install it with `pip install 'ocr-daemon\[vllm\]'`"
+        EngineStartError, match=r"vLLM is not installed; install it from the checkout, .*`pip install '\.\[vllm\]'`"
     ):
         VllmEngine("deepseek-ai/DeepSeek-OCR")
 
 
+@pytest.mark.parametrize("version", ["0.24.0", "0.25.0", "0.26.0", "0.27.1", "0.29.0", "0.33.0", "1.0"])
+def test_another_vllm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Its inner methods are replaced, which may go wrong unseen."""
+    _pretend_vllm(tmp_path, monkeypatch, version)
+    with pytest.raises(
+        EngineStartError, match=rf"was tried with 0\.25\.1 and 0\.28, not with the installed {version}; "
+    ):
+        VllmEngine("deepseek-ai/DeepSeek-OCR")
+
+
+@pytest.mark.parametrize("version", ["0.25.1", "0.25.2+cu130", "0.28.0", "0.28.1+cpu"])
+def test_a_tried_vllm_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """As in pyproject.toml."""
+    _pretend_vllm(tmp_path, monkeypatch, version)
+    assert vllm_version() == version
+
+
+def _pretend_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Its metadata, which is all that is looked at before it is loaded."""
+    (folder / f"vllm-{version}.dist-info").mkdir()
+    (folder / f"vllm-{version}.dist-info" / "METADATA").write_text(
+        f"Name: vllm\nVersion: {version}\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(folder)
+
+
 def test_the_configuration_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Card, mode and all of [engine.vllm]; vLLM is not loaded for that, only looked for."""
-    (tmp_path / "vllm-0.25.1.dist-info").mkdir()
-    (tmp_path / "vllm-0.25.1.dist-info" / "METADATA").write_text("Name: vllm\nVersion: 0.25.1\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    _pretend_vllm(tmp_path, monkeypatch, "0.25.1")
     smi = tmp_path / "nvidia-smi"
     # Of other cards it knows nothing.
     smi.write_text('#!/bin/sh\n[ "$3" = --id=1 ] && echo "NVIDIA H200, 143360, 143000"\n', encoding="utf-8")

@@ -159,7 +159,7 @@ def test_a_plan_is_made_of_a_card_at_rest(answers: Path, said: list[int], planne
         (RuntimeError("CUDA out of memory. Tried to allocate"), "memory for .*CUDA out of memory. Tried.*; stop what"),
         (RuntimeError("CUDA driver error: out of memory"), "the card has too little memory for .*; stop what else"),
         (RuntimeError("The NVIDIA driver on your system is too old"), "vLLM cannot use the card"),
-        (ModuleNotFoundError("No module named 'vllm'"), "vLLM cannot be loaded: .*pip install 'ocr-daemon"),
+        (ModuleNotFoundError("No module named 'vllm'"), "vLLM cannot be loaded: .*install vLLM from the checkout"),
         (ValueError("No available memory for the cache blocks"), "the card has too little memory for .*; raise gpu_m"),
         (RuntimeError("Core failed.\n See above."), "with 896 pages .*: Core failed. See above.; the lines"),
     ],

