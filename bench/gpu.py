@@ -1,14 +1,14 @@
 """DeepSeek-OCR on one NVIDIA card: the published vLLM recipe, then ours from PNG files, then the whole daemon.
 
 Bars: the whole daemon, guard on, reads 20 pages/s and 3 x as many as the recipe in the same run, over 2,048 pages in
-steady state, half of them PDF and half PNG; all others are in `gpu_bars.py`.  Full-size model with dummy weights
-(`--model`, a folder with config.json and tokenizer), pages of A4, answers of 300 to 1,500 tokens (905 in the mean),
-greedy.  The reference guard is replayed over all answers.  Behind the steady state the card is traced for 5 s;
-trace.json stays where `BENCH_TRACE` names a folder for it.  Each stage is a process of its own, as an engine keeps its
-card.
+steady state, half of them PDF and half PNG; all others are in `gpu_bars.py`.  Full-size model with dummy weights, pages
+of A4, answers of 300 to 1,500 tokens (905 in the mean), greedy.  The reference guard is replayed over all answers.
+Behind the steady state the card is traced for 5 s; trace.json stays where `BENCH_TRACE` names a folder for it.  Each
+stage is a process of its own, as an engine keeps its card.
 
-`python -m bench.gpu --model DIR --stages recipe,png,daemon`; more stages: unguarded (what the guard costs), scaling (a
-page alone, 64 to 4,096 pages, 8 to 896 at once), kill (the engine core dies on the way), presets (24gb and 8gb).
+`python -m bench.gpu` runs recipe, png and daemon in 11 minutes, `--pages 2048` in less; more `--stages`: unguarded
+(what the guard costs), scaling (a page alone, 64 to 4,096 pages, 8 to 896 at once), kill (the engine core dies on the
+way), presets (24gb and 8gb).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import gpu_bars, gpu_presets, gpu_scaling
+from bench.dummy_model import write_version_1
 from bench.gpu_documents import PICTURES, write_pdf, write_pictures
-from bench.gpu_stages import LATENCY_TOKENS, LATENCY_TRIES, figures_of, report, window
+from bench.gpu_stages import LATENCY_TOKENS, LATENCY_TRIES, figures_of, report, stage_times, window
 
 if TYPE_CHECKING:
     from bench.service import Service
@@ -47,6 +48,8 @@ PAGES = {
 }
 #: Of the recipe: 6.9 pages/s on one machine, with 256 6.5.
 RECIPE_SEQS = 128
+#: vLLM compiles anew for a model of another name, so it has always the same.
+DUMMY_MODEL = Path.home() / ".cache" / "ocr-daemon" / "dummy-model"
 #: Stages that print a table of their own.
 TABLES = {"scaling": gpu_scaling.table, "presets": gpu_presets.table}
 #: More of them for the trace, which begins so many behind the steady state, or new ones would run out meanwhile.
@@ -276,7 +279,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         report(**replay(folder / "ids.jsonl"))
         if trace is not None:
             found = json.loads(trace.read_text())
-            report(**{name: found[name] for name in ("busy", "kinds_ms", "gaps_ms")})
+            report(trace_s=found["seconds"], **{name: found[name] for name in ("busy", "kinds_ms", "gaps_ms")})
 
 
 def memory_of(one: Service) -> dict[str, int]:
@@ -295,6 +298,9 @@ def moment(event: dict[str, Any]) -> float:
 
 def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Run a stage as a process of its own and print its figures as they come; all of them."""
+    pages = arguments.pages or PAGES[stage]
+    if stage == "recipe":
+        pages = min(pages, PAGES[stage])
     environment = {**os.environ, "BENCH_GUARD": "0" if stage == "unguarded" else "1"}
     if stage != "daemon":
         environment.pop("BENCH_TRACE", None)
@@ -302,7 +308,7 @@ def run_stage(stage: str, arguments: argparse.Namespace, folder: Path) -> list[d
     found = []
     for figures in figures_of(
         "bench.gpu", "--stage", "png" if stage == "unguarded" else stage, "--model", arguments.model,
-        "--pages", arguments.pages or PAGES[stage], "--pictures", folder / "pictures", "--folder", folder,
+        "--pages", pages, "--pictures", folder / "pictures", "--folder", folder,
         "--presets", arguments.presets, "--at-once", arguments.at_once,
         environment=environment,
     ):  # fmt: skip
@@ -326,6 +332,9 @@ def table(results: dict[str, list[dict[str, Any]]]) -> bool:
         speed = f", steady {figures['steady']:6.2f}" if "steady" in figures else ""
         speed += f", {figures['tokens'] / figures['seconds']:,.0f} tokens/s" if "tokens" in figures else ""
         print(f"{stage:10} {figures['pages'] / figures['seconds']:6.2f} pages/s from the first to the last{speed}")
+    for stage, figures in measured.items():
+        for words in stage_times(figures):
+            print(f"{stage:10} {words}")
     for stage, print_table in TABLES.items():
         if stage in results:
             print_table(results[stage])
@@ -356,18 +365,19 @@ def run(arguments: argparse.Namespace) -> None:
 def main() -> int:
     """Run the stages; 1 if a bar is missed or a stage fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", help="a folder with config.json and tokenizer; else one is written")
     parser.add_argument("--stages", default="recipe,png,daemon")
     parser.add_argument("--stage")
     parser.add_argument("--presets", default=",".join(gpu_presets.PRESETS))
     parser.add_argument("--at-once", default=gpu_scaling.AT_ONCE, help="of scaling: fewer pages at once, or none")
-    parser.add_argument("--pages", type=int, default=0)
+    parser.add_argument("--pages", type=int, default=0, help="of each stage; the recipe reads no more than usual")
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.stage:
         run(arguments)
         return 0
+    arguments.model = arguments.model or str(write_version_1(DUMMY_MODEL))
     with tempfile.TemporaryDirectory(prefix="ocr-daemon-bench-") as temporary:
         folder = Path(temporary)
         (folder / "pictures").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,8 @@ LOOP_P999_MS = 50.0
 #: At most, of what was in use at an eighth of the pages.
 MEMORY_GROWTH = 1.1
 LONG_DOCUMENT_S = 120.0
+#: Times the cheapest step, a page of the last step from one number of pages to four times as many.
+LINEAR = 1.25
 #: Of the card, all that the driver counts, in MiB.
 PRESETS_MIB = {"24gb": 24 * 1024, "8gb": 7.5 * 1024}
 #: What a stage must have said, unless it failed.
@@ -20,7 +23,7 @@ DOCUMENTS = ("pages", "steady", "documents", "done", "attempts", "markdown", "re
 SAID = {
     "recipe": ("pages", "seconds", "alone_s"),
     "png": ("alone_s", "pages", "seconds", "replayed", "disagreements"),
-    "scaling": ("alone_s",),
+    "scaling": ("alone_s", "pages", "seconds"),
     "daemon": (*DOCUMENTS, "memory_mb", "long_document_s", "loop_p999_ms", "busy"),
     "kill": (*DOCUMENTS, "engine_back_s", "first_page_s"),
 }
@@ -55,10 +58,23 @@ def missed(stages: dict[str, list[dict[str, Any]]]) -> list[str]:
         ours_s = merged.get(stage, {}).get("alone_s")
         if ours_s and recipe_s and median(ours_s) > median(recipe_s):
             wrong.append(f"{stage}: a page alone takes {median(ours_s):.2f} s, the recipe's {median(recipe_s):.2f}")
+    wrong += _linear([figures for figures in stages.get("scaling", []) if "pages" in figures])
     for figures in stages.get("presets", []):
         if not 0 < figures.get("most_mib", 0) <= PRESETS_MIB[figures["preset"]]:
             wrong.append(f"preset {figures['preset']}: {figures.get('most_mib', 0):,} MiB of the card were in use")
     return wrong
+
+
+def _linear(runs: list[dict[str, Any]]) -> list[str]:
+    """Whether a page costs as much where many are read."""
+    costs = [
+        (more.get("seconds", 0.0) - fewer.get("seconds", 0.0)) / (more["pages"] - fewer["pages"])
+        for fewer, more in pairwise(runs)
+        if more["pages"] > fewer["pages"]
+    ]
+    if costs and costs[-1] > LINEAR * min(costs):
+        return [f"scaling: a page costs {1000 * min(costs):.0f} ms, and {1000 * costs[-1]:.0f} where the most are read"]
+    return []
 
 
 def _documents(figures: dict[str, Any]) -> list[str]:

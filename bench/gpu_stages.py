@@ -45,6 +45,23 @@ def figures_of(
         yield {"failed": stage.returncode, "said": "".join(said)[-2000:]}
 
 
+def stage_times(figures: dict[str, Any]) -> list[str]:
+    """Where the time of a run goes, as far as its figures tell; a line for each kind."""
+    lines = []
+    if "alone_s" in figures:
+        lines.append(f"a page alone {', '.join(f'{seconds:.2f}' for seconds in figures['alone_s'])} s")
+    if "load_ms" in figures:
+        lines.append(f"from file to tiles {figures['load_ms']:.0f} ms, the wait for a core counted")
+    if "document_s" in figures:
+        lines.append(f"a document {figures['document_s']:.1f} s from its claim to its manifest, in the middle of all")
+    if "kinds_ms" in figures and "steady" in figures:
+        pages = figures["trace_s"] * figures["steady"]
+        kinds = {"no kernel runs": 1000 * (1 - figures["busy"]) * figures["trace_s"], **figures["kinds_ms"]}
+        parts = (f"{kind} {taken / pages:.1f}" for kind, taken in sorted(kinds.items(), key=lambda one: -one[1]))
+        lines.append(f"ms of the card a page: {', '.join(parts)}")
+    return lines
+
+
 def window(count: int) -> tuple[int, int]:
     """The steady state of a run of so many pages: neither the first ones, which come together, nor the last ones."""
     if count < 2 * STEADY:

@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.dummy_model import write_version_2
 from bench.fixed_length import FixedLengthEngine, lengths
 from bench.gpu_documents import PICTURES, write_pictures
 from bench.gpu_stages import figures_of, report
-from bench.version_2_model import transformers_engine, write_model
+from bench.version_2_weights import transformers_engine
 from deepseek_ocr.pages import Limits, load_page
 from deepseek_ocr.prompt import Options
 
@@ -144,7 +145,7 @@ def main() -> int:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ocr-daemon-bench-") as temporary:
         folder = Path(temporary)
-        write_model(folder / "model", shallow=arguments.shallow)
+        write_version_2(folder / "model", shallow=arguments.shallow)
         (folder / "pictures").mkdir()
         write_pictures(folder / "pictures")
         results: dict[str, list[dict[str, Any]]] = {}

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from bench.gpu_bars import SAID, missed
+from bench.gpu_stages import stage_times
 
 #: Figures as the stages report them, all of them good enough.
 GOOD: dict[str, list[dict[str, Any]]] = {
     "recipe": [{"pages": 512, "seconds": 128.0, "tokens": 463_000}, {"alone_s": [2.0, 2.4, 2.5]}],
-    "scaling": [{"alone_s": [1.9, 2.4, 3.0]}, {"pages": 64, "seconds": 5.0}],
+    "scaling": [
+        {"alone_s": [1.9, 2.4, 3.0]}, {"pages": 64, "seconds": 5.0}, {"pages": 256, "seconds": 11.0},
+        {"pages": 1024, "seconds": 38.0}, {"pages": 4096, "seconds": 150.0}, {"pages_at_once": 8, "pages_s": 2.7},
+    ],
     "png": [{"alone_s": [1.9, 2.0, 2.1]}, {"pages": 1024, "seconds": 40.0}, {"replayed": 1056, "disagreements": 0}],
     "daemon": [
         {"start_s": 90.0},
@@ -62,6 +66,7 @@ def test_good_figures_miss_no_bar() -> None:
         ("kill", {"done": 3}, "3 are done"),
         ("kill", {"attempts": 99}, "99 attempts failed"),
         ("scaling", {"alone_s": [2.0, 2.41, 2.5]}, "scaling: a page alone takes 2.41 s, the recipe's 2.40"),
+        ("scaling", {"pages": 16_384, "seconds": 650.0}, "scaling: a page costs 31 ms, and 41 where the most are read"),
         ("png", {"alone_s": [2.5, 2.5, 2.6]}, "png: a page alone takes 2.50 s"),
         ("png", {"disagreements": 2}, "disagrees on 2 pages"),
         ("png", {"replayed": 1023}, "only 1023 answers"),
@@ -87,3 +92,18 @@ def test_a_figure_that_is_not_there_is_no_good_one(stage: str, name: str) -> Non
         one.pop(name, None)
     complaints = missed(figures)
     assert f"{stage} said nothing of {name}" in complaints
+
+
+def test_stage_times_are_those_of_a_page() -> None:
+    """A trace of 5 s at 20 pages/s has a hundred pages; where a figure is not there nothing is said."""
+    assert stage_times({"pages": 512, "seconds": 128.0}) == []
+    times = stage_times(
+        {"steady": 20.0, "trace_s": 5.0, "busy": 0.98, "kinds_ms": {"experts": 900.0, "attention": 4000.0}}
+        | {"alone_s": [1.6, 1.7], "load_ms": 849.6, "document_s": 36.69}
+    )
+    assert times == [
+        "a page alone 1.60, 1.70 s",
+        "from file to tiles 850 ms, the wait for a core counted",
+        "a document 36.7 s from its claim to its manifest, in the middle of all",
+        "ms of the card a page: attention 40.0, experts 9.0, no kernel runs 1.0",
+    ]

@@ -1,8 +1,8 @@
-"""DeepSeek-OCR-2 at full size with random weights, for both engines that read with it.
+"""DeepSeek-OCR and DeepSeek-OCR-2 at full size without weights: speed is that of the models, text is not.
 
-A folder has the published configuration (deepseek-ai/DeepSeek-OCR-2; what says nothing of sizes is left out) and a
-tokenizer with the published ids, whose words are made up.  vLLM fills in dummy weights by itself; for transformers,
-which has no such thing, they are drawn on the card in place of loading them, and all else is the engine's own.
+A folder has the published configuration (deepseek-ai/DeepSeek-OCR, deepseek-ai/DeepSeek-OCR-2; what says nothing of
+sizes is left out) and a tokenizer with the published ids, whose words are made up.  vLLM fills in dummy weights by
+itself (`load_format="dummy"`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ import json
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from deepseek_ocr.engine import transformers as engine
-from deepseek_ocr.engine.transformers_process import serve
-
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
     from pathlib import Path
 
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"  # noqa: RUF001 - as published
@@ -42,14 +38,44 @@ SHALLOW_DECODER = {
 }  # fmt: skip
 SAM = {"downsample_channels": [512, 896], "global_attn_indexes": [2, 5, 8, 11], "heads": 12, "layers": 12, "width": 768}
 SHALLOW_SAM = {"global_attn_indexes": [1], "layers": 2}
-#: Width of the second tower.
+#: Width of the second tower of DeepSeek-OCR-2, and the one of DeepSeek-OCR.
 ENCODER_WIDTH = 896
-#: Of the drawn weights, as transformers initialises them.
-DEVIATION = 0.02
+CLIP = {"heads": 16, "image_size": 224, "layers": 24, "patch_size": 14, "width": 1024}
 
 
-def write_model(folder: Path, *, shallow: bool = False) -> Path:
-    """Write config.json and the tokenizer."""
+def write_version_1(folder: Path) -> Path:
+    """Write config.json and the tokenizer of DeepSeek-OCR."""
+    sam = SAM | {"downsample_channels": [512, 1024]}
+    config = {
+        "architectures": ["DeepseekOCRForCausalLM"],
+        "model_type": "deepseek_vl_v2",
+        "torch_dtype": "bfloat16",
+        "bos_token_id": SPECIAL[BOS],
+        "eos_token_id": SPECIAL[EOS],
+        "vocab_size": VOCABULARY,
+        "candidate_resolutions": [[1024, 1024]],
+        "global_view_pos": "head",
+        "tile_tag": "2D",
+        "language_config": {**DECODER, "model_type": "deepseek_v2"},
+        "projector_config": {
+            "input_dim": 2 * CLIP["width"],
+            "model_type": "mlp_projector",
+            "n_embed": DECODER["hidden_size"],
+            "projector_type": "linear",
+        },
+        "vision_config": {
+            "image_size": 1024,
+            "mlp_ratio": 3.7362,
+            "model_name": "deeplip_b_l",
+            "model_type": "vision",
+            "width": {"clip-l-14-224": CLIP, "sam_vit_b": sam},
+        },
+    }
+    return _write(folder, config)
+
+
+def write_version_2(folder: Path, *, shallow: bool = False) -> Path:
+    """Write config.json and the tokenizer of DeepSeek-OCR-2; `shallow`: what a processor can compute."""
     decoder = DECODER | (SHALLOW_DECODER if shallow else {})
     config = {
         **decoder,
@@ -72,6 +98,10 @@ def write_model(folder: Path, *, shallow: bool = False) -> Path:
             "width": {"qwen2-0-5b": {"dim": ENCODER_WIDTH}, "sam_vit_b": SAM | (SHALLOW_SAM if shallow else {})},
         },
     }
+    return _write(folder, config)
+
+
+def _write(folder: Path, config: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     _write_tokenizer(folder)
@@ -101,29 +131,3 @@ def _write_tokenizer(folder: Path) -> None:
         "model_max_length": DECODER["max_position_embeddings"],
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(values), encoding="utf-8")
-
-
-def transformers_engine(folder: Path, batch_size: int, *, gpu: int | None) -> engine.TransformersEngine:
-    """The engine, whose process draws its weights."""
-    engine.serve = _serve  # type: ignore[attr-defined]
-    return engine.TransformersEngine(model=str(folder), gpu=gpu, batch_size=batch_size)
-
-
-def _serve(connection: Connection, parent_pid: int, model: str, device: str, batch_size: int) -> None:
-    """The engine's process, but for the weights."""
-    import torch  # noqa: PLC0415 - in the process alone
-    import transformers  # noqa: PLC0415 - the same
-
-    network = transformers.DeepseekOcr2ForConditionalGeneration
-
-    def draw(_: str, *, config: Any, dtype: Any, **__: object) -> tuple[Any, dict[str, list[str]]]:
-        if config.text_config.num_hidden_layers == SHALLOW_DECODER["num_hidden_layers"]:
-            config.vision_config.encoder_config.num_hidden_layers = SHALLOW_SAM["layers"]
-        with torch.device(device):
-            drawn = network._from_config(config, dtype=dtype)  # noqa: SLF001 - what AutoModel.from_config calls
-        with torch.no_grad():
-            drawn.lm_head.weight[config.text_config.eos_token_id] = 0.0  # no page ends before its length
-        return drawn, {"missing_keys": []}
-
-    network.from_pretrained = draw
-    serve(connection, parent_pid, model, device, batch_size)
