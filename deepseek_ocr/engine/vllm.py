@@ -268,10 +268,12 @@ class VllmEngine:
                 raise ValueError("DeepSeek-OCR-2 needs the pixels of the page")
             from PIL import Image  # noqa: PLC0415 - loaded with vLLM
 
-            # Tokens, as not every tokenizer puts BOS first by itself.  In a thread of vLLM's, unlike a raw prompt.
+            # A copy of megabytes, off the loop; vLLM prepares it in a thread of its own, unlike a raw prompt.
+            image = await asyncio.to_thread(Image.fromarray, page.pixels)
+            # Tokens, as not every tokenizer puts BOS first by itself.
             raw = {
                 "prompt_token_ids": [self._ids[BOS], self._ids[IMAGE_TOKEN], *ids],
-                "multi_modal_data": {"image": Image.fromarray(page.pixels)},
+                "multi_modal_data": {"image": image},
             }
             [prompt] = await engine.renderer.render_cmpl_async([raw])
             return prompt
