@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
 from daemon.roots import Threads
 from tests.conftest import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 async def test_threads_run_calls_and_tell_how_long_one_hangs() -> None:
@@ -36,3 +41,33 @@ async def test_closed_threads_take_no_more_calls() -> None:
     threads.close()
     with pytest.raises(RuntimeError, match="shutdown"):
         await threads.run(os.getpid)
+
+
+async def test_few_calls_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait their turn in the event loop, which has other things to do between them."""
+    handed_over = []
+    submit = ThreadPoolExecutor.submit
+
+    def note(pool: ThreadPoolExecutor, call: Callable[[], None]) -> Future[None]:
+        handed_over.append(call)
+        return submit(pool, call)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", note)
+    threads, gate, ended = Threads("test", 2), threading.Event(), list[int]()
+
+    def call(number: int) -> None:
+        gate.wait()
+        ended.append(number)
+
+    calls = [asyncio.create_task(threads.run(call, number)) for number in range(100)]
+    try:
+        await eventually(lambda: len(handed_over) == 4)
+        calls[50].cancel()
+        await asyncio.wait(calls[50:51])
+        assert len(handed_over) == 4
+        gate.set()
+        await asyncio.wait(calls)
+        assert sorted(ended) == [number for number in range(100) if number != 50]
+    finally:
+        gate.set()
+        threads.close()
