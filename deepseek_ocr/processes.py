@@ -35,10 +35,10 @@ T = TypeVar("T")
 START_TIMEOUT_S = 120.0
 #: prctl(2): the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
-#: For `gc.set_threshold` where hundreds of pages are in flight (Python: 700, 10, 10).  An engine core looked through
-#: all that 896 pages need every four seconds, 0.1 s in which its card had nothing to do, and in 2,368 pages found
-#: nothing (bench/LOG.md).
-COLLECTED_AT = (10_000, 50, 20)
+#: For `gc.set_threshold` where hundreds of pages are in flight (Python: 700, 10, 10).  What they need is no garbage,
+#: and each look through it stops the event loop, or the card, for 0.1 s (bench/LOG.md).  So many objects more than at
+#: the last look take some 50 MB if they are garbage.
+COLLECTED_AT = (200_000, 50, 20)
 
 
 class ProcessPool:
