@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -130,13 +131,16 @@ class FixedLengthEngine(vllm.VllmEngine):
 def watch_loop(path: Path) -> None:
     """Write how late the event loop comes to each beat, when the process ends; and where it was then (`STALLS`).
 
-    (`time.perf_counter` of the beat, milliseconds).  Beats go on while the loop stands still: a stop of 150 ms makes
-    fifteen of them late, as it does any fifteen timers.
+    "late" has (`time.perf_counter` of the beat, milliseconds), "collector" the same of each look of the garbage
+    collector.  Beats go on while the loop stands still: a stop of 150 ms makes fifteen of them late, as it does any
+    fifteen timers.
     """
     import asyncio  # noqa: PLC0415
     import atexit  # noqa: PLC0415
 
     delays: list[tuple[float, float]] = []
+    looks: list[tuple[float, float]] = []
+    begun = [0.0]
     due = [time.perf_counter()]
 
     async def watch() -> None:
@@ -149,6 +153,13 @@ def watch_loop(path: Path) -> None:
                 delays.append((round(beat, 2), round(1000 * (now - beat), 2)))
                 beat += BEAT_S
 
+    def note_look(phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            begun[0] = time.perf_counter()
+        else:
+            looks.append((round(begun[0], 2), round(1000 * (time.perf_counter() - begun[0]), 2)))
+
+    gc.callbacks.append(note_look)
     original = vllm.VllmEngine.start
 
     async def start(self: Any) -> None:
@@ -158,7 +169,7 @@ def watch_loop(path: Path) -> None:
             threading.Thread(target=watch_stalls, args=(Path(os.environ[STALLS]), due), daemon=True).start()
 
     vllm.VllmEngine.start = start  # type: ignore[method-assign]
-    atexit.register(lambda: path.write_text(json.dumps(delays)))
+    atexit.register(lambda: path.write_text(json.dumps({"late": delays, "collector": looks})))
 
 
 def watch_stalls(path: Path, due: list[float]) -> None:

@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from datetime import datetime
 from multiprocessing import Pool
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,15 +265,14 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
                 one.wait(trace.exists, 60, "the trace is there")
         one.stop()
         # The clock is the same in all processes.
-        late = [
-            (round(at - dropped, 1), delay)
-            for at, delay in json.loads((folder / "loop.json").read_text())
-            if kill or dropped <= at <= last[0]
-        ]
+        late, looks = (
+            [(round(at - dropped, 1), ms) for at, ms in told if kill or dropped <= at <= last[0]]
+            for told in itemgetter("late", "collector")(json.loads((folder / "loop.json").read_text()))
+        )
         delays = sorted(delay for _, delay in late)
         report(
-            loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1],
-            loop_worst=sorted(late, key=lambda pair: -pair[1])[:12],
+            loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1], loop_worst=longest(late, 12),
+            collector_looks=len(looks), collector_longest=longest(looks, 3),
         )  # fmt: skip
         # Those of the long document come last.
         report(tokens=sum(len(json.loads(line)) for line in (folder / "ids.jsonl").read_text().splitlines()[:count]))
@@ -280,6 +280,11 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         if trace is not None:
             found = json.loads(trace.read_text())
             report(trace_s=found["seconds"], **{name: found[name] for name in ("busy", "kinds_ms", "gaps_ms")})
+
+
+def longest(moments: list[tuple[float, float]], count: int) -> list[tuple[float, float]]:
+    """So many that took longest, of (seconds, milliseconds)."""
+    return sorted(moments, key=lambda moment: -moment[1])[:count]
 
 
 def memory_of(one: Service) -> dict[str, int]:
