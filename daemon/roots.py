@@ -264,15 +264,17 @@ class Threads:
 
     def __init__(self, name: str, count: int) -> None:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"disk-{name}")
-        #: So many are handed over at once: threads that end many calls while the event loop hands over many more
-        #: made it stand still for 0.1 to 0.3 s where hundreds of documents are claimed at once.
+        #: So many are handed over at once (and those that were given up and go on): with hundreds the event loop waits
+        #: for the executor's lock again and again, 0.1 to 0.3 s in all, while threads hold it who end as many.
         self._handed_over = asyncio.Semaphore(2 * count)
-        #: When each running call was handed over, by an arbitrary key.
+        #: A thread is left for calls that tell whether the disk answers.
+        self._long = asyncio.Semaphore(max(1, count - 1))
+        #: When each running call began, by an arbitrary key.
         self._running: dict[int, float] = {}
         self._next_key = 0
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """`function(*args, **kwargs)` in a thread; cancelling gives the result up, not the call."""
+        """`function(*args, **kwargs)` in a thread; cancelling gives up the result, the call only before it begins."""
         key = self._next_key
         self._next_key += 1
 
@@ -287,7 +289,8 @@ class Threads:
 
     async def run_long(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for a call that may take long although the disk answers, and so tells nothing about it."""
-        return await self._carry_out(functools.partial(function, *args, **kwargs))
+        async with self._long:
+            return await self._carry_out(functools.partial(function, *args, **kwargs))
 
     async def _carry_out(self, call: Callable[[], T]) -> T:
         async with self._handed_over:
@@ -298,7 +301,7 @@ class Threads:
         return max((time.monotonic() - started for started in tuple(self._running.values())), default=0.0)
 
     def close(self) -> None:
-        """Take no more calls; those that hang are left behind."""
+        """Take no more calls; those that hang are left behind.  Nobody may wait for one any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
