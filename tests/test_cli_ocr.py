@@ -209,7 +209,7 @@ def test_ocr_without_its_engine(papers: Path) -> None:
     """An engine that is not installed is 69."""
     result = ocr(papers, "--engine", "vllm", "letter.pdf")
     assert result.returncode == 69
-    assert "vLLM is not installed; install it from the checkout, with `make install" in result.stderr
+    assert "vLLM is not installed; install vLLM from the checkout, with `make install" in result.stderr
 
 
 def test_ocr_obeys_the_limits_of_a_configuration(papers: Path) -> None:

@@ -85,7 +85,12 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("not TOML", {"limits": "max_pages ="}, 78, "not valid TOML"),
     ("a task beyond the engine", {"inboxes": '[[inbox]]\nroot = "root"\ntask = "figure"\n'}, 78, "figure"),
     ("no such backend", {"backend": "tesseract"}, 78, "engine.backend"),
-    ("a backend that is not installed", {"backend": "vllm"}, 69, "vLLM is not installed; install it from the checkout"),
+    (
+        "a backend that is not installed",
+        {"backend": "vllm"},
+        69,
+        "vLLM is not installed; install vLLM from the checkout",
+    ),
     ("overlapping folders", {"inboxes": '[[inbox]]\nroot = "root"\noutbox = "root/inbox/out"\n'}, 78, "overlap"),
 ]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,6 @@ from deepseek_ocr.engine.vllm import VllmEngine, vllm_version
 from deepseek_ocr.engine.vllm_input import PUBLISHED_IDS, PUBLISHED_VOCABULARY, resolve_ids
 from deepseek_ocr.errors import EngineStartError
 from deepseek_ocr.prompt import Mode
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Tokenizer:
@@ -32,26 +30,34 @@ class Tokenizer:
 def test_without_vllm_the_engine_says_how_to_get_it() -> None:
     """The package is not part of the default installation."""
     with pytest.raises(
-        EngineStartError, match=r"vLLM is not installed; install it from the checkout, .*`pip install '\.\[vllm\]'`"
+        EngineStartError, match=r"vLLM is not installed; install vLLM from the checkout, .*`pip install '\.\[vllm\]'`"
     ):
         VllmEngine("deepseek-ai/DeepSeek-OCR")
 
 
-@pytest.mark.parametrize("version", ["0.24.0", "0.25.0", "0.26.0", "0.27.1", "0.29.0", "0.33.0", "1.0"])
+def test_the_extra_asks_for_the_versions_below() -> None:
+    """Another range in pyproject.toml wants another `ALLOWED_VLLM`."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["vllm"] == ["vllm>=0.25.1,!=0.26.*,!=0.27.*,<0.29"]
+
+
+@pytest.mark.parametrize("version", ["0.25.1", "0.25.2+cu130", "0.25.10", "0.28", "0.28.0", "0.28.0rc1", "0.28.1+cpu"])
+def test_a_vllm_of_the_extra_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Nothing is loaded for that."""
+    _pretend_vllm(tmp_path, monkeypatch, version)
+    assert vllm_version() == version
+
+
+@pytest.mark.parametrize(
+    "version", ["0.24.0", "0.25.0", "0.25.1rc1", "0.25.1.dev3", "0.26.0", "0.27.1", "0.29.0", "0.33.0", "1.0"]
+)
 def test_another_vllm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """Its inner methods are replaced, which may go wrong unseen."""
     _pretend_vllm(tmp_path, monkeypatch, version)
     with pytest.raises(
-        EngineStartError, match=rf"was tried with 0\.25\.1 and 0\.28, not with the installed {version}; "
+        EngineStartError, match=rf"0\.25\.1 and 0\.28, not with the installed {version}; install vLLM from"
     ):
         VllmEngine("deepseek-ai/DeepSeek-OCR")
-
-
-@pytest.mark.parametrize("version", ["0.25.1", "0.25.2+cu130", "0.28.0", "0.28.1+cpu"])
-def test_a_tried_vllm_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """As in pyproject.toml."""
-    _pretend_vllm(tmp_path, monkeypatch, version)
-    assert vllm_version() == version
 
 
 def _pretend_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:

