@@ -31,7 +31,7 @@ DECODER: dict[str, Any] = {
     "topk_group": 1, "topk_method": "greedy", "torch_dtype": "bfloat16", "use_mla": False, "v_head_dim": 0,
     "vocab_size": VOCABULARY,
 }  # fmt: skip
-#: What a processor can compute.  vLLM fixes the towers in its code, so there they need the tests' plugin.
+#: What a processor can compute.  vLLM fixes the size of the towers in its code; the plugin of tests/vllm_cpu cuts them.
 SHALLOW_DECODER = {
     "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 32, "n_routed_experts": 8,
     "num_attention_heads": 2, "num_hidden_layers": 2, "num_key_value_heads": 2,

@@ -128,51 +128,68 @@ class FixedLengthEngine(vllm.VllmEngine):
                 file.write(json.dumps(ids) + "\n")
 
 
-def watch_loop(path: Path) -> None:
-    """Write how late the event loop comes to each beat, when the process ends; and where it was then (`STALLS`).
+class LoopWatch:
+    """How late the event loop comes to beats, and how long the garbage collector looks; all in milliseconds.
 
-    "late" has (`time.perf_counter` of the beat, milliseconds), "collector" the same of each look of the garbage
-    collector.  Beats go on while the loop stands still: a stop of 150 ms makes fifteen of them late, as it does any
-    fifteen timers.
+    Beats go on while the loop stands still: a stop of 150 ms makes fifteen of them late, as it does any timers.
     """
-    import asyncio  # noqa: PLC0415
+
+    def __init__(self) -> None:
+        #: The beat that is due; `time.perf_counter`, as all times here.
+        self.due = time.perf_counter()
+        #: (beat, milliseconds)
+        self.late: list[tuple[float, float]] = []
+        #: The first beat of each stop alone, the same.
+        self.stops: list[tuple[float, float]] = []
+        #: (begin, milliseconds)
+        self.looks: list[tuple[float, float]] = []
+        self._look_begun = 0.0
+
+    async def run(self) -> None:
+        """Watch until it is cancelled."""
+        self.due = time.perf_counter() + BEAT_S
+        while True:
+            await asyncio.sleep(self.due - time.perf_counter())
+            now = time.perf_counter()
+            late = []
+            while self.due <= now:
+                late.append((round(self.due, 2), round(1000 * (now - self.due), 2)))
+                self.due += BEAT_S
+            self.late += late
+            self.stops += late[:1]
+
+    def note_look(self, phase: str, _: dict[str, int]) -> None:
+        """For `gc.callbacks`."""
+        now = time.perf_counter()
+        if phase == "start":
+            self._look_begun = now
+        else:
+            self.looks.append((round(self._look_begun, 2), round(1000 * (now - self._look_begun), 2)))
+
+
+def watch_loop(path: Path) -> None:
+    """Write what a `LoopWatch` has seen when the process ends; and where the loop was when it was late (`STALLS`)."""
     import atexit  # noqa: PLC0415
 
-    delays: list[tuple[float, float]] = []
-    looks: list[tuple[float, float]] = []
-    begun = [0.0]
-    due = [time.perf_counter()]
-
-    async def watch() -> None:
-        beat = time.perf_counter() + BEAT_S
-        while True:
-            due[0] = beat
-            await asyncio.sleep(beat - time.perf_counter())
-            now = time.perf_counter()
-            while beat <= now:
-                delays.append((round(beat, 2), round(1000 * (now - beat), 2)))
-                beat += BEAT_S
-
-    def note_look(phase: str, _: dict[str, int]) -> None:
-        if phase == "start":
-            begun[0] = time.perf_counter()
-        else:
-            looks.append((round(begun[0], 2), round(1000 * (time.perf_counter() - begun[0]), 2)))
-
-    gc.callbacks.append(note_look)
+    watch = LoopWatch()
+    gc.callbacks.append(watch.note_look)
     original = vllm.VllmEngine.start
 
     async def start(self: Any) -> None:
         await original(self)
-        self.loop_watch = asyncio.create_task(watch())
+        if watch.late:  # an engine that was built anew
+            return
+        self.loop_watch = asyncio.create_task(watch.run())
         if os.environ.get(STALLS):
-            threading.Thread(target=watch_stalls, args=(Path(os.environ[STALLS]), due), daemon=True).start()
+            threading.Thread(target=watch_stalls, args=(Path(os.environ[STALLS]), watch), daemon=True).start()
 
     vllm.VllmEngine.start = start  # type: ignore[method-assign]
-    atexit.register(lambda: path.write_text(json.dumps({"late": delays, "collector": looks})))
+    atexit.register(
+        lambda: path.write_text(json.dumps({"late": watch.late, "stops": watch.stops, "collector": watch.looks}))
+    )
 
 
-def watch_stalls(path: Path, due: list[float]) -> None:
+def watch_stalls(path: Path, watch: LoopWatch) -> None:
     """Write what every thread does, a line of JSON each time, while the event loop is late."""
     loop = threading.main_thread().ident
     with path.open("a", buffering=1) as file:
@@ -180,8 +197,8 @@ def watch_stalls(path: Path, due: list[float]) -> None:
             asleep = time.perf_counter()
             time.sleep(0.005)
             now = time.perf_counter()
-            if now - due[0] > STALL_S:
-                late = [round(1000 * delay) for delay in (now - due[0], now - asleep)]
+            if now - watch.due > STALL_S:
+                late = [round(1000 * delay) for delay in (now - watch.due, now - asleep)]
                 stacks = {
                     "loop" if thread == loop else str(thread): [
                         f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"

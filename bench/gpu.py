@@ -6,9 +6,10 @@ of A4, answers of 300 to 1,500 tokens (905 in the mean), greedy.  The reference 
 Behind the steady state the card is traced for 5 s; trace.json stays where `BENCH_TRACE` names a folder for it.  Each
 stage is a process of its own, as an engine keeps its card.
 
-`python -m bench.gpu` runs recipe, png and daemon in 11 minutes, `--pages 2048` in less; more `--stages`: unguarded
-(what the guard costs), scaling (a page alone, 64 to 4,096 pages, 8 to 896 at once), kill (the engine core dies on the
-way), presets (24gb and 8gb).
+`python -m bench.gpu` runs recipe, png and daemon in 11 minutes (`--pages 2048` for a quick look: hardly any of it is
+steady state) on a model that it writes into ~/.cache/ocr-daemon.  More `--stages`: unguarded (what the guard costs),
+scaling (a page alone, 64 to 4,096 pages, 8 to 896 at once), kill (the engine core dies on the way), presets (24gb and
+8gb).
 """
 
 from __future__ import annotations
@@ -49,8 +50,6 @@ PAGES = {
 }
 #: Of the recipe: 6.9 pages/s on one machine, with 256 6.5.
 RECIPE_SEQS = 128
-#: vLLM compiles anew for a model of another name, so it has always the same.
-DUMMY_MODEL = Path.home() / ".cache" / "ocr-daemon" / "dummy-model"
 #: Stages that print a table of their own.
 TABLES = {"scaling": gpu_scaling.table, "presets": gpu_presets.table}
 #: More of them for the trace, which begins so many behind the steady state, or new ones would run out meanwhile.
@@ -265,13 +264,13 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
                 one.wait(trace.exists, 60, "the trace is there")
         one.stop()
         # The clock is the same in all processes.
-        late, looks = (
+        late, stops, looks = (
             [(round(at - dropped, 1), ms) for at, ms in told if kill or dropped <= at <= last[0]]
-            for told in itemgetter("late", "collector")(json.loads((folder / "loop.json").read_text()))
+            for told in itemgetter("late", "stops", "collector")(json.loads((folder / "loop.json").read_text()))
         )
         delays = sorted(delay for _, delay in late)
         report(
-            loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1], loop_worst=longest(late, 12),
+            loop_p999_ms=delays[int(0.999 * len(delays))], loop_max_ms=delays[-1], loop_worst=longest(stops, 12),
             collector_looks=len(looks), collector_longest=longest(looks, 3),
         )  # fmt: skip
         # Those of the long document come last.
@@ -370,7 +369,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main() -> int:
     """Run the stages; 1 if a bar is missed or a stage fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="a folder with config.json and tokenizer; else one is written")
+    parser.add_argument("--model", help="a folder with config.json and tokenizer; else ~/.cache/ocr-daemon/dummy-model")
     parser.add_argument("--stages", default="recipe,png,daemon")
     parser.add_argument("--stage")
     parser.add_argument("--presets", default=",".join(gpu_presets.PRESETS))
@@ -382,7 +381,8 @@ def main() -> int:
     if arguments.stage:
         run(arguments)
         return 0
-    arguments.model = arguments.model or str(write_version_1(DUMMY_MODEL))
+    # vLLM compiles anew for a model of another name, so it has always the same.
+    arguments.model = arguments.model or str(write_version_1(Path.home() / ".cache" / "ocr-daemon" / "dummy-model"))
     with tempfile.TemporaryDirectory(prefix="ocr-daemon-bench-") as temporary:
         folder = Path(temporary)
         (folder / "pictures").mkdir()

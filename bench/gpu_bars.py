@@ -14,8 +14,11 @@ LOOP_P999_MS = 50.0
 #: At most, of what was in use at an eighth of the pages.
 MEMORY_GROWTH = 1.1
 LONG_DOCUMENT_S = 120.0
-#: Times the cheapest step, a page of the last step from one number of pages to four times as many.
+#: Seconds for each page more, between the two largest runs, at most so many times the least between two runs; of runs
+#: in which the card is full, as another page is nearly free before.
 LINEAR = 1.25
+#: Runs of `scaling`, and pages from which on the card is full in the larger of two.
+RUNS, FULL_PAGES = 4, 1024
 #: Of the card, all that the driver counts, in MiB.
 PRESETS_MIB = {"24gb": 24 * 1024, "8gb": 7.5 * 1024}
 #: What a stage must have said, unless it failed.
@@ -67,10 +70,12 @@ def missed(stages: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def _linear(runs: list[dict[str, Any]]) -> list[str]:
     """Whether a page costs as much where many are read."""
+    if 0 < len(runs) < RUNS:
+        return [f"scaling: {len(runs)} numbers of pages were read, and not {RUNS}"]
     costs = [
         (more.get("seconds", 0.0) - fewer.get("seconds", 0.0)) / (more["pages"] - fewer["pages"])
         for fewer, more in pairwise(runs)
-        if more["pages"] > fewer["pages"]
+        if more["pages"] >= FULL_PAGES
     ]
     if costs and costs[-1] > LINEAR * min(costs):
         return [f"scaling: a page costs {1000 * min(costs):.0f} ms, and {1000 * costs[-1]:.0f} where the most are read"]

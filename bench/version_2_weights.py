@@ -1,6 +1,6 @@
 """The transformers engine with random weights for DeepSeek-OCR-2, which transformers cannot make up by itself.
 
-They are drawn on the card in place of loading them; all else is the engine's own.
+They are drawn where the model runs in place of loading them; all else is the engine's own.
 """
 
 from __future__ import annotations

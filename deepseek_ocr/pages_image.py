@@ -257,8 +257,8 @@ def _upright(
 ) -> tuple[Image.Image, int, int, Layout | None]:
     """The part as a person sees it, in grey or RGB on white, its size in pixels of the original, upright, its layout.
 
-    Where no pixels are asked for it is made small at once, for the ink alone.  For tiles a JPEG of more than twice
-    their pixels across and down is decoded at a half, a quarter or an eighth, never below them: they differ a little
+    Where no pixels are asked for it is made small at once, for the ink alone.  For tiles a JPEG of twice their
+    pixels or more across and down is decoded at a half, a quarter or an eighth, never below them: they differ a little
     from those of the whole picture then, as libjpeg does a part of the scaling; all others are the same to the byte.
     """
     stretch = _pixel_ratio(image)

@@ -36,8 +36,8 @@ START_TIMEOUT_S = 120.0
 #: prctl(2): the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 #: For `gc.set_threshold` where hundreds of pages are in flight (Python: 700, 10, 10).  What they need is no garbage,
-#: and each look through it stops the event loop, or the card, for 0.1 s (bench/LOG.md).  So many objects more than at
-#: the last look take some 50 MB if they are garbage.
+#: and a look through it stops the event loop, or the card, for 0.1 to 0.2 s (bench/LOG.md).  So many small objects more
+#: than at the last look take some 50 MB if they are garbage.
 COLLECTED_AT = (200_000, 50, 20)
 
 

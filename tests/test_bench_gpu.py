@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import gc
+import time
 from typing import Any
 
 import pytest
 
+from bench.fixed_length import LoopWatch
 from bench.gpu_bars import SAID, missed
 from bench.gpu_stages import stage_times
+from tests.conftest import eventually
 
 #: Figures as the stages report them, all of them good enough.
 GOOD: dict[str, list[dict[str, Any]]] = {
@@ -66,7 +71,7 @@ def test_good_figures_miss_no_bar() -> None:
         ("kill", {"done": 3}, "3 are done"),
         ("kill", {"attempts": 99}, "99 attempts failed"),
         ("scaling", {"alone_s": [2.0, 2.41, 2.5]}, "scaling: a page alone takes 2.41 s, the recipe's 2.40"),
-        ("scaling", {"pages": 16_384, "seconds": 650.0}, "scaling: a page costs 31 ms, and 41 where the most are read"),
+        ("scaling", {"pages": 16_384, "seconds": 750.0}, "scaling: a page costs 35 ms, and 49 where the most are read"),
         ("png", {"alone_s": [2.5, 2.5, 2.6]}, "png: a page alone takes 2.50 s"),
         ("png", {"disagreements": 2}, "disagrees on 2 pages"),
         ("png", {"replayed": 1023}, "only 1023 answers"),
@@ -107,3 +112,33 @@ def test_stage_times_are_those_of_a_page() -> None:
         "a document 36.7 s from its claim to its manifest, in the middle of all",
         "ms of the card a page: attention 40.0, experts 9.0, no kernel runs 1.0",
     ]
+
+
+def test_growth_of_cost_needs_all_runs_and_a_full_card() -> None:
+    """Of fewer runs nothing is told; while the card is not full another page is nearly free."""
+    runs = [figures for figures in GOOD["scaling"] if "pages" in figures]
+    [complaint] = missed({"scaling": [{"alone_s": [1.9]}, *runs[:3]]})
+    assert complaint == "scaling: 3 numbers of pages were read, and not 4"
+    few = [{"pages": pages, "seconds": seconds} for pages, seconds in ((4, 4.2), (16, 4.1), (64, 5.1), (256, 10.9))]
+    assert missed({"scaling": [{"alone_s": [1.9]}, *few]}) == []
+
+
+async def test_a_stop_of_the_event_loop_is_late_for_all_its_beats() -> None:
+    """One stop, a late beat for each 10 ms of it, the longest first; and each look of the garbage collector."""
+    watch = LoopWatch()
+    gc.callbacks.append(watch.note_look)
+    watching = asyncio.create_task(watch.run())
+    try:
+        await eventually(lambda: len(watch.late) > 3)
+        time.sleep(0.15)  # noqa: ASYNC251 - the stop
+        gc.collect()
+        await eventually(lambda: any(ms > 100 for _, ms in watch.stops))
+    finally:
+        watching.cancel()
+        gc.callbacks.remove(watch.note_look)
+    (begun, longest) = max(watch.stops, key=lambda stop: stop[1])
+    assert longest >= 140
+    beats = [ms for beat, ms in watch.late if begun <= beat <= begun + longest / 1000]
+    assert len(beats) >= longest // 10
+    assert beats[:2] == pytest.approx([longest, longest - 10], abs=0.1)
+    assert len(watch.looks) >= 1
