@@ -104,12 +104,12 @@ def write_version_2(folder: Path, *, shallow: bool = False) -> Path:
 def _write(folder: Path, config: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
-    """Bytes are tokens, the rest are made up words."""
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer: bytes are tokens, the rest of the vocabulary is made up words, named ids are the published."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415 - not everywhere
 
     named = {number: token for token, number in (SPECIAL | TABLE).items()}

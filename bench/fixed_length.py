@@ -150,13 +150,16 @@ class LoopWatch:
         self.due = time.perf_counter() + BEAT_S
         while True:
             await asyncio.sleep(self.due - time.perf_counter())
-            now = time.perf_counter()
-            late = []
-            while self.due <= now:
-                late.append((round(self.due, 2), round(1000 * (now - self.due), 2)))
-                self.due += BEAT_S
-            self.late += late
-            self.stops += late[:1]
+            self.note_awake(time.perf_counter())
+
+    def note_awake(self, now: float) -> None:
+        """The loop runs: all beats that were due come now."""
+        late = []
+        while self.due <= now:
+            late.append((round(self.due, 2), round(1000 * (now - self.due), 2)))
+            self.due += BEAT_S
+        self.late += late
+        self.stops += late[:1]
 
     def note_look(self, phase: str, _: dict[str, int]) -> None:
         """For `gc.callbacks`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
-import time
 from typing import Any
 
 import pytest
@@ -123,22 +122,28 @@ def test_growth_of_cost_needs_all_runs_and_a_full_card() -> None:
     assert missed({"scaling": [{"alone_s": [1.9]}, *few]}) == []
 
 
-async def test_a_stop_of_the_event_loop_is_late_for_all_its_beats() -> None:
-    """One stop, a late beat for each 10 ms of it, the longest first; and each look of the garbage collector."""
+def test_a_stop_of_the_event_loop_is_late_for_all_its_beats() -> None:
+    """One stop, a late beat for each 10 ms of it, the longest first."""
+    watch = LoopWatch()
+    watch.due = 100.0
+    for now in (100.001, 100.162, 100.165, 100.171):
+        watch.note_awake(now)
+    assert watch.stops == [(100.0, 1.0), (100.01, 152.0), (100.17, 1.0)]
+    assert [ms for _, ms in watch.late] == pytest.approx([1.0, *range(152, 0, -10), 1.0])
+    assert watch.due == pytest.approx(100.18)
+
+
+async def test_the_watch_beats_in_a_loop_that_runs_and_sees_the_collector() -> None:
+    """Also one that is never late has a figure for each beat."""
     watch = LoopWatch()
     gc.callbacks.append(watch.note_look)
     watching = asyncio.create_task(watch.run())
     try:
         await eventually(lambda: len(watch.late) > 3)
-        time.sleep(0.15)  # noqa: ASYNC251 - the stop
         gc.collect()
-        await eventually(lambda: any(ms > 100 for _, ms in watch.stops))
     finally:
         watching.cancel()
         gc.callbacks.remove(watch.note_look)
-    (begun, longest) = max(watch.stops, key=lambda stop: stop[1])
-    assert longest >= 140
-    beats = [ms for beat, ms in watch.late if begun <= beat <= begun + longest / 1000]
-    assert len(beats) >= longest // 10
-    assert beats[:2] == pytest.approx([longest, longest - 10], abs=0.1)
-    assert len(watch.looks) >= 1
+    beats = [beat for beat, _ in watch.late]
+    assert beats == sorted(set(beats))
+    assert watch.looks[-1][1] > 0

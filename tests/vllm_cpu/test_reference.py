@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.dummy_model import TABLE
 from deepseek_ocr.prompt import Mode, Options, prompt_for
 from deepseek_ocr.tiles import grid_for, token_count
 from tests.vllm_cpu.conftest import session_loop
-from tests.vllm_cpu.tiny_model import TABLE
 
 if TYPE_CHECKING:
     from PIL import Image

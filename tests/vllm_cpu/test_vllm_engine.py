@@ -16,6 +16,7 @@ import pytest_asyncio
 from PIL import ImageOps
 from tokenizers import Tokenizer
 
+from bench.dummy_model import TABLE
 from deepseek_ocr import attempt
 from deepseek_ocr.completion import PageImage
 from deepseek_ocr.engine.vllm import CORE_STOP_S, VllmEngine
@@ -29,7 +30,6 @@ from deepseek_ocr.prompt import IMAGE_TOKEN, Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import tile
 from tests.conftest import eventually
 from tests.vllm_cpu.conftest import draw, session_loop
-from tests.vllm_cpu.tiny_model import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable

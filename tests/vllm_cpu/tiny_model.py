@@ -8,26 +8,17 @@ depends on the picture; zeros or vLLM's dummy weights would make every page the 
 from __future__ import annotations
 
 import json
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from bench.dummy_model import EOS, SPECIAL, VOCABULARY, write_tokenizer
 from tests.vllm_cpu.plugin.tiny_towers import CLIP_LAYERS, SAM_BLOCKS, SAM_GLOBAL_BLOCKS, SAM_HEADS, SAM_WIDTH
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"  # noqa: RUF001 - as published
-#: Ids in tokenizer.json of deepseek-ai/DeepSeek-OCR.  The table's tags are tokens there, but no special ones.
-SPECIAL: Final = {
-    BOS: 0, EOS: 1, PAD: 2, "<image>": 128815, "<|ref|>": 128816, "<|/ref|>": 128817, "<|det|>": 128818,
-    "<|/det|>": 128819, "<|grounding|>": 128820,
-}  # fmt: skip
-TABLE: Final = {"<td>": 128821, "</td>": 128822, "<tr>": 128823, "</tr>": 128824}
-VOCABULARY: Final = 129_280
 #: Width of the decoder; the two matrices over the vocabulary are all of its size that counts.
 HIDDEN: Final = 64
 #: The decoder, in the keys of the published config.json.
@@ -54,7 +45,7 @@ def build(folder: Path, *, seed: int = 1, ends_soon: bool = False) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(_config(), indent=1), encoding="utf-8")
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     weights = _weights(seed)
     if ends_soon:
         weights["lm_head.weight"][SPECIAL[EOS]] *= SOON
@@ -68,7 +59,7 @@ def build_version_2(folder: Path) -> Path:
     config = _config() | {"architectures": ["DeepseekOCR2ForCausalLM"]}
     config["projector_config"] = config["projector_config"] | {"input_dim": QWEN2_WIDTH}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     return folder
 
 
@@ -106,29 +97,6 @@ def _config() -> dict[str, Any]:
             "width": towers,
         },
     }
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """Bytes are tokens, the rest of the vocabulary is made up words; the special tokens have the published ids."""
-    named = {number: token for token, number in (SPECIAL | TABLE).items()}
-    letters = iter([*sorted(pre_tokenizers.ByteLevel.alphabet())])
-    words = (f"w{number}" for number in count())
-    vocabulary = {named.get(number) or next(letters, None) or next(words): number for number in range(VOCABULARY)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in TABLE])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    values = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "pad_token": PAD,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 8192,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(values), encoding="utf-8")
 
 
 class _Weights:
