@@ -16,6 +16,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
     from multiprocessing.process import BaseProcess
+    from threading import Thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +35,8 @@ T = TypeVar("T")
 #: A process starts in a second; on an overloaded machine it was seen to take six, and one that boots has other things
 #: to do as well.
 START_TIMEOUT_S = 120.0
+#: A process that was killed is gone in milliseconds, unless it waits for a disk that does not answer.
+CLOSE_TIMEOUT_S = 1.0
 #: prctl(2): the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 #: For `gc.set_threshold` where hundreds of pages are in flight (Python: 700, 10, 10).  What they need is no garbage,
@@ -67,6 +71,8 @@ class ProcessPool:
         for _ in range(size):
             self._idle.put_nowait(_Worker())
         self._workers: set[_Worker] = set()
+        #: The executors' threads whose processes were killed.
+        self._ending: set[Thread] = set()
         self._closed = False
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -119,10 +125,17 @@ class ProcessPool:
         return [pid for worker in self._workers for pid in worker.pids()]
 
     def close(self) -> None:
-        """Kill every worker process; calls in flight fail with `WorkerDied`."""
+        """Kill every worker process; calls in flight fail with `WorkerDied`.
+
+        Returns when they are gone: an executor's thread that ends while the interpreter does makes it complain of a
+        closed pipe (Python 3.11).
+        """
         self._closed = True
         for worker in list(self._workers):
             self._discard(worker)
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        for thread in self._ending:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     async def _submit(
         self, worker: _Worker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -165,7 +178,9 @@ class ProcessPool:
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.discard(worker)
-        worker.kill()
+        self._ending = {thread for thread in self._ending if thread.is_alive()}
+        if thread := worker.kill():
+            self._ending.add(thread)
 
 
 class _Worker:
@@ -182,13 +197,16 @@ class _Worker:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes if process.is_alive() and process.pid]
 
-    def kill(self) -> None:
+    def kill(self) -> Thread | None:
+        """Returns the executor's thread, which ends when the process has."""
+        thread: Thread | None = getattr(self.executor, "_executor_manager_thread", None)
         for process in self._processes:
             process.kill()  # does nothing to one that was waited for: its number may be another's by now
         if self.executor is not None:
             self.executor.shutdown(wait=False, cancel_futures=True)
         self.executor = None
         self.calls = 0
+        return thread
 
 
 def _awaitable(answer: Future[T]) -> asyncio.Future[T]:

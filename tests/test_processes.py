@@ -11,15 +11,18 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from deepseek_ocr import processes
 from deepseek_ocr.errors import Corrupt, WorkerDied, WorkerTimeout
 from deepseek_ocr.processes import ProcessPool, _awaitable
 from tests.conftest import eventually, wait_until
@@ -272,6 +275,35 @@ async def test_a_closed_pool_serves_nobody() -> None:
         for call in (*calls, asyncio.create_task(pool.run(os.getpid))):
             with pytest.raises(WorkerDied):
                 await call
+
+
+async def test_nothing_of_a_closed_pool_ends_later() -> None:
+    """An executor's thread that ended with the interpreter had it write "Exception ignored" to standard error."""
+    others = set(threading.enumerate())
+    async with pool_of(3) as pool:
+        await pool.warm()
+        os.kill(pool.pids()[0], signal.SIGKILL)
+        with pytest.raises(WorkerTimeout):
+            await pool.run_within(0.05, signal.pause)
+        pool.close()
+        assert set(threading.enumerate()) <= others
+
+
+async def test_a_process_that_cannot_be_killed_does_not_keep_a_pool_from_closing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where it waits for a share that is gone."""
+    monkeypatch.setattr(processes, "CLOSE_TIMEOUT_S", 0.1)
+    pool = ProcessPool(1)
+    (pid,) = [await pool.run(os.getpid)]
+    call = asyncio.create_task(pool.run(signal.pause))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(BaseProcess, "kill", lambda _: None)
+    pool.close()
+    assert runs(pid)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied):
+        await call
 
 
 async def test_signals_of_a_terminal_are_the_parents() -> None:
