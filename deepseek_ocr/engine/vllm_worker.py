@@ -5,6 +5,10 @@ times a step: for what the scheduler says of each, for where its last token is o
 prompt, and to note its new token.  Here that is done for those pages with arrays and a few short loops, and by vLLM's
 own code for all others.  A page alone waits for this thread, too, so with few pages these are as vLLM has them.
 
+A page alone waits for what is launched, above all: vLLM describes each step to the card from the beginning, in some 18
+launches.  Where each page of the last step gets one token more and nothing else has changed, as in nearly all steps of
+a page alone, its place and its length are one more, which takes 4.
+
 Of a page's next token nothing is wanted but which is the likeliest that the guard allows.  vLLM copies all logits into
 float32 first, half a gigabyte for 896 pages, and looks for the largest again, behind the guard; the largest is the same
 in the model's own type.
@@ -19,7 +23,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,6 +65,8 @@ class PageWorker:
         for name, ours in REPLACED.items():
             setattr(runner, name, functools.partial(_by_count, runner, getattr(type(runner), name), ours))
         runner._sample = functools.partial(sample, runner)  # noqa: SLF001 - its caller's name
+        if runner.use_async_scheduling:
+            runner._prepare_inputs = StepInputs(runner).prepare  # noqa: SLF001 - as above
 
 
 def _by_count(
@@ -138,6 +144,57 @@ def prepare_input_ids(
     both = torch.from_numpy(np.stack((places, sources)))
     there, here = (both.pin_memory() if PIN_MEMORY else both).to(runner.device, non_blocking=True)
     runner.input_ids.gpu.scatter_(dim=0, index=there, src=sampled[here, 0])
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step in which each page got one token, and none was dropped."""
+
+    names: list[str]
+    #: (pages,): tokens of each that were computed before.
+    computed: np.ndarray
+    #: What vLLM said of it.
+    answer: Any
+
+
+class StepInputs:
+    """Describes a step to the card: by what is there of the last one, where it is the same but for one token a page.
+
+    Asynchronous scheduling alone leaves the tokens of the last step on the card.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self._last: _Step | None = None
+
+    def prepare(self, scheduled: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
+        """What comes back is vLLM's; num_scheduled_tokens (pages,)."""
+        runner, last = self._runner, self._last
+        batch = runner.input_batch
+        count = batch.num_reqs
+        computed, sampled = batch.num_computed_tokens_cpu[:count], batch.prev_sampled_token_ids
+        if (
+            last is None
+            or sampled is None
+            or scheduled.total_num_scheduled_tokens != count
+            or last.names != batch.req_ids
+            or not np.array_equal(computed, last.computed + 1)
+        ):
+            own = type(runner)._prepare_inputs  # noqa: SLF001 - its caller's name
+            answer = own(runner, scheduled, num_scheduled_tokens)
+            plain = scheduled.total_num_scheduled_tokens == count and not runner.discard_request_mask.np[:count].any()
+            self._last = _Step(list(batch.req_ids), computed.copy(), answer) if plain else None
+            return answer
+        last.computed += 1
+        if any(scheduled.scheduled_cached_reqs.new_block_ids):
+            batch.block_table.commit_block_table(count)
+        positions = runner.positions[:count]
+        positions += 1
+        runner.seq_lens[:count] += 1
+        runner.optimistic_seq_lens_cpu[:count] += 1
+        batch.block_table.compute_slot_mapping(count, runner.query_start_loc.gpu[: count + 1], positions)
+        runner.input_ids.gpu[:count].copy_(sampled[:, 0], non_blocking=True)
+        return last.answer
 
 
 def sample(runner: Any, logits: torch.Tensor, spec_decode_metadata: Any) -> SamplerOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,9 +25,12 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from deepseek_ocr.engine.vllm_guard import NoRepeatGuard
-from deepseek_ocr.engine.vllm_worker import embeddings_of_step, sample
+from deepseek_ocr.engine.vllm_worker import StepInputs, embeddings_of_step, sample
 from deepseek_ocr.guard import Rule
 from tests.vllm_cpu.batches import params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CPU = torch.device("cpu")
 #: What vLLM's batch knows of requests that ask for nothing but greedy decoding.
@@ -81,6 +84,55 @@ def test_embeddings_of_a_step_are_those_of_vllm(requests: dict[str, tuple[int, i
     assert torch.equal(mask, wanted_mask)
     assert len(found) == len(wanted)
     assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+
+
+class Described(GPUModelRunner):
+    """vLLM's, with a batch whose next step it would describe from the beginning."""
+
+    def __init__(self) -> None:
+        self.input_batch: Any = SimpleNamespace(
+            num_reqs=2, req_ids=["a", "b"], num_computed_tokens_cpu=np.array([20, 20]),
+            prev_sampled_token_ids=torch.tensor([[5], [6]]),
+            block_table=SimpleNamespace(compute_slot_mapping=lambda *_: None),
+        )  # fmt: skip
+        self.discard_request_mask: Any = SimpleNamespace(np=np.zeros(2, bool))
+        self.query_start_loc: Any = SimpleNamespace(gpu=torch.arange(3))
+        self.input_ids: Any = SimpleNamespace(gpu=torch.zeros(4, dtype=torch.int64))
+        self.positions, self.seq_lens, self.optimistic_seq_lens_cpu = (torch.zeros(2) for _ in range(3))
+        self.described = 0
+
+    def _prepare_inputs(self, *_: Any) -> Any:
+        self.described += 1
+        return self.described
+
+
+@pytest.mark.parametrize(
+    ("change", "described"),
+    [
+        (lambda _: None, 1),
+        (lambda runner: runner.input_batch.req_ids.reverse(), 2),
+        (lambda runner: runner.input_batch.num_computed_tokens_cpu.put(1, 18), 2),
+        (lambda runner: setattr(runner.input_batch, "prev_sampled_token_ids", None), 2),
+        (lambda runner: runner.discard_request_mask.np.put(1, True), 2),
+    ],
+    ids=["nothing", "places", "tokens that are there", "token that is not on the card", "token that was dropped"],
+)
+def test_a_step_is_described_anew_where_something_changed(
+    change: Callable[[Described], object], described: int
+) -> None:
+    """Beside a token more of each page."""
+    runner = Described()
+    inputs = StepInputs(runner)
+    step: Any = SimpleNamespace(
+        total_num_scheduled_tokens=2, scheduled_cached_reqs=SimpleNamespace(new_block_ids=[None, None])
+    )
+    for _ in range(2):
+        runner.input_batch.num_computed_tokens_cpu += 1
+        change(runner)
+        assert inputs.prepare(step, np.array([1, 1])) == runner.described
+    assert runner.described == described
+    if described == 1:
+        assert runner.input_ids.gpu.tolist() == [5, 6, 0, 0]
 
 
 class Chooser(GPUModelRunner):

@@ -13,6 +13,7 @@ import torch
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker import gpu_model_runner
+from vllm.v1.worker.block_table import MultiGroupBlockTable
 from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -64,6 +65,18 @@ class Runner(GPUModelRunner):
         self.discard_request_mask = self._make_buffer(ROWS, dtype=torch.bool)
         self.query_start_loc = self._make_buffer(ROWS + 1, dtype=torch.int32)
         self.input_ids = self._make_buffer(STEP, dtype=torch.int32)
+        self.num_accepted_tokens = self._make_buffer(ROWS, dtype=torch.int64)
+        self.num_scheduled_tokens = self._make_buffer(ROWS, dtype=torch.int32)
+        self.req_indices, self.query_pos = (self._make_buffer(STEP, dtype=torch.int64) for _ in range(2))
+        self.arange_np = np.arange(STEP, dtype=np.int64)
+        self.positions = torch.zeros(STEP, dtype=torch.int64)
+        self.seq_lens, self.optimistic_seq_lens_cpu, self.num_computed_tokens = (
+            torch.zeros(ROWS, dtype=torch.int32) for _ in range(3)
+        )
+        self.num_accepted_tokens_event = self.mamba_prev_last_scheduled_idx = None
+        self.lora_config = None
+        #: Steps that were described to the card from the beginning.
+        self.described = 0
 
     def step(self, scheduled: Any, lot: random.Random) -> Any:
         """A step of the scheduler, with tokens by lot; what came of it on the way."""
@@ -74,26 +87,31 @@ class Runner(GPUModelRunner):
         count = batch.num_reqs
         for new in scheduled.scheduled_new_reqs:
             self.encoder_cache[new.req_id] = torch.full((PROMPT - 4, 1), float(new.req_id))
-        tokens = np.array([scheduled.num_scheduled_tokens[name] for name in batch.req_ids])
-        ends = tokens.cumsum().astype(np.int32)
-        self.query_start_loc.np[:] = [0, *ends, *[ends[-1]] * (ROWS - count)]
-        self._compute_prev_positions(count)
-        self.input_ids.cpu.zero_()
-        self.input_ids.gpu.zero_()
-        flat = [
-            batch.token_ids_cpu[row, batch.num_computed_tokens_cpu[row] + n]
-            for row in range(count)
-            for n in range(tokens[row])
-        ]
-        self.input_ids.np[: len(flat)] = flat
-        self._prepare_input_ids(scheduled, count, int(ends[-1]), ends)
+        tokens = np.array([scheduled.num_scheduled_tokens[name] for name in batch.req_ids], dtype=np.int32)
+        total = int(tokens.sum())
+        for unused in (self.input_ids.cpu, self.input_ids.gpu):  # what is behind the step's tokens is left as it was
+            unused[total:] = 0
+        self.positions[total:] = 0
+        rows, *more = self._prepare_inputs(scheduled, tokens)
+        inputs = [rows.tolist(), *more, *(each.tolist() for each in self._inputs(count))]
         embeddings, mask = self._gather_mm_embeddings(scheduled)
-        whole = [self.requests[name].num_tokens for name in batch.req_ids]
-        self.discard_request_mask.np[:count] = batch.num_computed_tokens_cpu[:count] + tokens < whole
         sampled = torch.tensor([[lot.randrange(2, 90)] for _ in range(count)], dtype=torch.int32)
         batch.prev_sampled_token_ids = None
-        noted = self._bookkeeping_sync(scheduled, SamplerOutput(sampled, None), None, torch.zeros(1), int(ends[-1]))
-        return self.input_ids.gpu.tolist(), [part.tolist() for part in embeddings], mask.tolist(), noted
+        noted = self._bookkeeping_sync(scheduled, SamplerOutput(sampled, None), None, torch.zeros(1), total)
+        return inputs, [part.tolist() for part in embeddings], mask.tolist(), noted
+
+    def _prepare_inputs(self, *arguments: Any) -> Any:
+        self.described += 1
+        return super()._prepare_inputs(*arguments)
+
+    def _inputs(self, count: int) -> list[torch.Tensor]:
+        """All that the model and its attention are told of a step of so many requests."""
+        table = self.input_batch.block_table[0]
+        return [
+            self.input_ids.gpu, self.positions, self.seq_lens, self.query_start_loc.gpu, self.query_start_loc.cpu,
+            self.optimistic_seq_lens_cpu, self.discard_request_mask.cpu[:count], table.block_table.gpu[:count],
+            table.slot_mapping.gpu,
+        ]  # fmt: skip
 
     def state(self) -> Any:
         """All that the next step depends on."""
@@ -112,6 +130,15 @@ class Runner(GPUModelRunner):
         )  # fmt: skip
 
 
+def compute_slot_mapping(tables: Any, count: int, starts: torch.Tensor, positions: torch.Tensor) -> None:
+    """In place of vLLM's Triton kernel: where each token's keys and values are."""
+    [table] = tables.block_tables
+    rows = torch.repeat_interleave(torch.arange(count), starts[: count + 1].diff())
+    blocks = table.block_table.gpu[rows, positions // BLOCK]
+    table.slot_mapping.gpu.fill_(-1)
+    table.slot_mapping.gpu[: len(positions)] = blocks * BLOCK + positions % BLOCK
+
+
 def counts(scheduled: Any) -> list[int]:
     """Tokens of each request of a step."""
     return list(scheduled.num_scheduled_tokens.values())
@@ -121,8 +148,9 @@ def counts(scheduled: Any) -> list[int]:
 def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPatch, config: VllmConfig) -> None:
     """After each step the batch is the same, and so are the tokens and pictures that the model was given."""
     monkeypatch.setattr(gpu_model_runner, "get_pp_group", lambda: SimpleNamespace(is_last_rank=True))
+    monkeypatch.setattr(MultiGroupBlockTable, "compute_slot_mapping", compute_slot_mapping)
     #: What must happen here, and how often it does.
-    seen = dict.fromkeys(("steps", "many", "resumed", "prompts in parts", "given up", "without tokens"), 0)
+    seen = dict.fromkeys(("steps", "many", "resumed", "prompts in parts", "given up", "without tokens", "alike"), 0)
     for seed in range(25):
         lot = random.Random(seed)  # noqa: S311 - no secret
         led = Led(PageScheduler, config, lot.randint(60, 240), seed)
@@ -161,6 +189,7 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
                     seen["prompts in parts"] += any(count not in (1, PROMPT) for count in counts(said[0]))
                     seen["without tokens"] += not said[0].total_num_scheduled_tokens
                     seen["given up"] += len(said[0].finished_req_ids)
+        seen["alike"] += yours.described - mine.described
     assert seen.pop("steps") > 1000
     assert seen.pop("many") > 500
     assert all(seen.values()), seen
