@@ -6,7 +6,7 @@ of A4, answers of 300 to 1,500 tokens (905 in the mean), greedy.  The reference 
 Behind the steady state the card is traced for 5 s; trace.json stays where `BENCH_TRACE` names a folder for it.  Each
 stage is a process of its own, as an engine keeps its card.
 
-`python -m bench.gpu` runs recipe, png and daemon in 11 minutes (`--pages 2048` for a quick look: hardly any of it is
+`python -m bench.gpu` runs recipe, png and daemon in 12 minutes (`--pages 2048` for a quick look: hardly any of it is
 steady state) on a model that it writes into ~/.cache/ocr-daemon.  More `--stages`: unguarded (what the guard costs),
 scaling (a page alone, 64 to 4,096 pages, 8 to 896 at once), kill (the engine core dies on the way), presets (24gb and
 8gb).
