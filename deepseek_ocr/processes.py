@@ -60,8 +60,10 @@ class ProcessPool:
         initargs: tuple[Any, ...] = (),
         max_calls: int = 0,
         start_timeout_s: float = START_TIMEOUT_S,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
         self.size = size
+        self._close_timeout_s = close_timeout_s
         self._start_timeout_s = start_timeout_s
         self._initializer = initializer
         self._initargs = initargs
@@ -127,13 +129,13 @@ class ProcessPool:
     def close(self) -> None:
         """Kill every worker process; calls in flight fail with `WorkerDied`.
 
-        Returns when they are gone: an executor's thread that ends while the interpreter does makes it complain of a
-        closed pipe (Python 3.11).
+        Returns when they are gone, or after `close_timeout_s`: an executor's thread that ends while the interpreter
+        does makes it complain of a closed pipe (Python 3.11).
         """
         self._closed = True
         for worker in list(self._workers):
             self._discard(worker)
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        deadline = time.monotonic() + self._close_timeout_s
         for thread in self._ending:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -179,7 +181,8 @@ class ProcessPool:
     def _discard(self, worker: _Worker) -> None:
         self._workers.discard(worker)
         self._ending = {thread for thread in self._ending if thread.is_alive()}
-        if thread := worker.kill():
+        thread = worker.kill()
+        if thread is not None and thread.is_alive():  # the system may have refused to start it
             self._ending.add(thread)
 
 

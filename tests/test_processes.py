@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import multiprocessing
 import operator
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, _ExecutorManagerThread
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deepseek_ocr import processes
 from deepseek_ocr.errors import Corrupt, WorkerDied, WorkerTimeout
 from deepseek_ocr.processes import ProcessPool, _awaitable
 from tests.conftest import eventually, wait_until
@@ -280,9 +280,11 @@ async def test_a_closed_pool_serves_nobody() -> None:
 async def test_nothing_of_a_closed_pool_ends_later() -> None:
     """An executor's thread that ended with the interpreter had it write "Exception ignored" to standard error."""
     others = set(threading.enumerate())
-    async with pool_of(3) as pool:
+    async with pool_of(3, close_timeout_s=60) as pool:
         await pool.warm()
-        os.kill(pool.pids()[0], signal.SIGKILL)
+        died = pool.pids()[0]
+        os.kill(died, signal.SIGKILL)
+        await eventually(lambda: died not in pool.pids())
         with pytest.raises(WorkerTimeout):
             await pool.run_within(0.05, signal.pause)
         pool.close()
@@ -293,17 +295,33 @@ async def test_a_process_that_cannot_be_killed_does_not_keep_a_pool_from_closing
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where it waits for a share that is gone."""
-    monkeypatch.setattr(processes, "CLOSE_TIMEOUT_S", 0.1)
-    pool = ProcessPool(1)
-    (pid,) = [await pool.run(os.getpid)]
+    pool = ProcessPool(1, close_timeout_s=0.1)
+    pid = await pool.run(os.getpid)
     call = asyncio.create_task(pool.run(signal.pause))
     await asyncio.sleep(0)
-    monkeypatch.setattr(BaseProcess, "kill", lambda _: None)
-    pool.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseProcess, "kill", lambda _: None)
+        pool.close()
     assert runs(pid)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerDied):
         await call
+
+
+async def test_a_pool_whose_threads_the_system_refuses_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at systemd's TasksMax: what else there is to stop comes after it."""
+    pool = ProcessPool(1)
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_ExecutorManagerThread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            await pool.run(os.getpid)
+    pool.close()
+    assert not pool.pids()
+    await eventually(lambda: not multiprocessing.active_children())  # its process is waited for, as at the next start
 
 
 async def test_signals_of_a_terminal_are_the_parents() -> None:

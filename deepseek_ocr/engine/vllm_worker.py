@@ -14,8 +14,9 @@ float32 first, half a gigabyte for 896 pages, and looks for the largest again, b
 in the model's own type.
 
 Left to others: the rest (vLLM), the guard (`vllm_guard.py`), the model (`vllm_model.py`).
-Residual risk: what is replaced are vLLM's inner methods, called alike in 0.25.1 and 0.28.0; its search for pictures
-must set no attribute of the runner, and does not.
+Residual risks: what is replaced are vLLM's inner methods, called alike in 0.25.1 and 0.28.0; its search for pictures
+must set no attribute of the runner, and does not.  What describes a step must be written by nobody in between, as
+vLLM does with several cards, with positions that are not plain, with LoRA and with drafts, none of which is here.
 """
 
 from __future__ import annotations

@@ -192,4 +192,5 @@ def test_a_step_is_prepared_and_noted_as_vllm_does(monkeypatch: pytest.MonkeyPat
         seen["alike"] += yours.described - mine.described
     assert seen.pop("steps") > 1000
     assert seen.pop("many") > 500
+    assert seen.pop("alike") > 1000
     assert all(seen.values()), seen
