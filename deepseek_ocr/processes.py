@@ -63,8 +63,8 @@ class ProcessPool:
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
         self.size = size
-        self._close_timeout_s = close_timeout_s
         self._start_timeout_s = start_timeout_s
+        self._close_timeout_s = close_timeout_s
         self._initializer = initializer
         self._initargs = initargs
         self._max_calls = max_calls
@@ -180,10 +180,8 @@ class ProcessPool:
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.discard(worker)
-        self._ending = {thread for thread in self._ending if thread.is_alive()}
-        thread = worker.kill()
-        if thread is not None and thread.is_alive():  # the system may have refused to start it
-            self._ending.add(thread)
+        # The system may have refused to start the last one.
+        self._ending = {thread for thread in (*self._ending, worker.kill()) if thread is not None and thread.is_alive()}
 
 
 class _Worker:

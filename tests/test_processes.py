@@ -292,13 +292,14 @@ async def test_nothing_of_a_closed_pool_ends_later() -> None:
 
 
 async def test_a_process_that_cannot_be_killed_does_not_keep_a_pool_from_closing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As where it waits for a share that is gone."""
     pool = ProcessPool(1, close_timeout_s=0.1)
-    pid = await pool.run(os.getpid)
-    call = asyncio.create_task(pool.run(signal.pause))
-    await asyncio.sleep(0)
+    said = tmp_path / "said"
+    call = asyncio.create_task(pool.run(say_and_wait, said))
+    await eventually(said.exists)
+    pid = int(said.read_text(encoding="ascii"))
     with monkeypatch.context() as patched:
         patched.setattr(BaseProcess, "kill", lambda _: None)
         pool.close()

@@ -5,9 +5,9 @@ times a step: for what the scheduler says of each, for where its last token is o
 prompt, and to note its new token.  Here that is done for those pages with arrays and a few short loops, and by vLLM's
 own code for all others.  A page alone waits for this thread, too, so with few pages these are as vLLM has them.
 
-A page alone waits for what is launched, above all: vLLM describes each step to the card from the beginning, in some 18
-launches.  Where each page of the last step gets one token more and nothing else has changed, as in nearly all steps of
-a page alone, its place and its length are one more, which takes 4.
+What it waits for are launches, above all: vLLM describes each step to the card from the beginning, in some 18 of them.
+Where each page of the last step gets one token more and nothing else has changed, as in nearly all steps of a page
+alone, its place and its length are one more, which takes 4.
 
 Of a page's next token nothing is wanted but which is the likeliest that the guard allows.  vLLM copies all logits into
 float32 first, half a gigabyte for 896 pages, and looks for the largest again, behind the guard; the largest is the same
@@ -66,8 +66,7 @@ class PageWorker:
         for name, ours in REPLACED.items():
             setattr(runner, name, functools.partial(_by_count, runner, getattr(type(runner), name), ours))
         runner._sample = functools.partial(sample, runner)  # noqa: SLF001 - its caller's name
-        if runner.use_async_scheduling:
-            runner._prepare_inputs = StepInputs(runner).prepare  # noqa: SLF001 - as above
+        runner._prepare_inputs = StepInputs(runner).prepare  # noqa: SLF001 - as above
 
 
 def _by_count(
@@ -161,7 +160,7 @@ class _Step:
 class StepInputs:
     """Describes a step to the card: by what is there of the last one, where it is the same but for one token a page.
 
-    Asynchronous scheduling alone leaves the tokens of the last step on the card.
+    Without asynchronous scheduling (the CPU) the tokens of the last step are not there, so that it never is.
     """
 
     def __init__(self, runner: Any) -> None:
