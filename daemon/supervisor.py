@@ -35,7 +35,7 @@ from daemon.shares import Shares
 from daemon.worker import Worker
 from deepseek_ocr.engine.reviving import BACKOFF_S, RevivingEngine
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
-from deepseek_ocr.processes import COLLECTED_AT
+from deepseek_ocr.processes import collect_rarely
 from deepseek_ocr.reader import Reader
 
 if TYPE_CHECKING:
@@ -177,10 +177,9 @@ class Supervisor:
         if self.settings.http.enabled:
             log.warning("service.http_inert", reason="this version does not serve HTTP yet; [http] has no effect")
         # What is there now stays, half a million objects with vLLM; each look through them stopped the loop for 0.3 s.
-        # One through what hundreds of pages in flight need takes 0.1 to 0.2 s, so there are few.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*COLLECTED_AT)
+        collect_rarely(self._engine.info.capacity)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._engine_ready.set()
         self.state = "ready"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from deepseek_ocr.blocks import blocks_of
 from deepseek_ocr.completion import Completion
 from deepseek_ocr.document import Attempt, Flag, Page, Provenance
-from deepseek_ocr.loops import LoopWatch
+from deepseek_ocr.loops import STRIDE, LoopWatch
 from deepseek_ocr.prompt import Options
 from deepseek_ocr.quality import judge, loop_of, mean_confidence
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from deepseek_ocr.completion import Engine, EngineInfo, PageImage, Region
     from deepseek_ocr.document import Block, PageOddity
+    from deepseek_ocr.lookout import Lookout
     from deepseek_ocr.loops import Loop
     from deepseek_ocr.quality import Verdict
 
@@ -35,48 +37,69 @@ TOKEN_CHARS: Final = 3
 class _Watch:
     """Hears what an engine has written so far, and gives the page up at the first loop."""
 
-    def __init__(self, on_text: Callable[[str], None] | None) -> None:
-        self.loop: Loop | None = None
+    def __init__(self, lookout: Lookout, on_text: Callable[[str], None] | None) -> None:
+        #: The first loop, or why nobody can look for one.
+        self.found: Loop | Exception | None = None
         self.text = ""
+        #: Characters of it that are looked at, or will be.
+        self.handed_over = 0
         #: What reads the page.
         self.reading: asyncio.Task[Completion] | None = None
         self._on_text = on_text
+        self._lookout = lookout
         self._watch = LoopWatch()
 
     def __call__(self, text: str) -> None:
         """Take all the text so far; one that does not go on from the last begins anew."""
         if not text.startswith(self.text):
-            self._watch, self.text = LoopWatch(), ""
-        loop = self._watch.feed(text[len(self.text) :])
+            self._watch, self.handed_over = LoopWatch(), 0
         self.text = text
+        # It looks at whole strides only, and an engine may tell of each token.
+        whole = len(text) - len(text) % STRIDE
+        if whole > self.handed_over:
+            self._lookout.hand_over(self._watch, text[self.handed_over : whole], partial(self._tell, self._watch))
+            self.handed_over = whole
         if self._on_text is not None:
             self._on_text(text)
-        if loop is not None and self.loop is None and self.reading is not None:
-            self.loop = loop
+
+    def _tell(self, watch: LoopWatch, found: Loop | Exception) -> None:
+        if watch is self._watch and self.found is None and self.reading is not None:
+            self.found = found
             self.reading.cancel()
 
 
 async def recognize(
-    engine: Engine, image: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    engine: Engine,
+    image: PageImage,
+    options: Options,
+    on_text: Callable[[str], None] | None = None,
+    *,
+    lookout: Lookout,
 ) -> Completion:
     """What the engine reads; up to a loop, with `repetition`, where it says what it writes while it writes."""
     if image.ink == 0 and engine.info.needs != "nothing":
         return Completion("", "stop", 0.0)  # what a model reads where nothing can be seen is made up
     started = time.perf_counter()
-    watch = _Watch(on_text)
+    watch = _Watch(lookout, on_text)
     watch.reading = asyncio.create_task(engine.recognize(image, options, watch))
     try:
-        return await watch.reading
+        completion = await watch.reading
     except asyncio.CancelledError:
         this = asyncio.current_task()
-        if watch.loop is None or (this is not None and this.cancelling()):
+        if watch.found is None or (this is not None and this.cancelling()):
             raise
-        return Completion(
+        completion = Completion(
             watch.text,
             "repetition",
             seconds=time.perf_counter() - started,
             completion_tokens=len(watch.text) // TOKEN_CHARS,
         )
+    if watch.handed_over:
+        # Whether a loop is noticed must not hang on which of two threads is faster.
+        await lookout.caught_up()
+    if isinstance(watch.found, Exception):
+        raise watch.found
+    return completion if watch.found is None else replace(completion, finish_reason="repetition")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -39,10 +40,17 @@ START_TIMEOUT_S = 120.0
 CLOSE_TIMEOUT_S = 1.0
 #: prctl(2): the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
-#: For `gc.set_threshold` where hundreds of pages are in flight (Python: 700, 10, 10).  What they need is no garbage,
-#: and a look through it stops the event loop, or the card, for 0.1 to 0.2 s (bench/LOG.md).  So many small objects more
-#: than at the last look take some 50 MB if they are garbage.
-COLLECTED_AT = (200_000, 50, 20)
+#: So many small objects more than at its last look make the garbage collector look again (Python: 700; they take some
+#: 50 MB), or so many for each page in flight where hundreds are.  What pages need is no garbage, some 270 objects each
+#: with vLLM's front end, and a look through it stops the event loop, or the card, for 0.1 to 0.2 s (bench/LOG.md).
+COLLECTED_AT, COLLECTED_AT_PER_PAGE = 200_000, 500
+#: Looks at young objects before one at older ones, and of those before one at all (Python: 10, 10).
+COLLECTED_OLDER = (50, 20)
+
+
+def collect_rarely(pages: int) -> None:
+    """Keep the garbage collector from looking through what so many pages in flight need."""
+    gc.set_threshold(max(COLLECTED_AT, pages * COLLECTED_AT_PER_PAGE), *COLLECTED_OLDER)
 
 
 class ProcessPool:

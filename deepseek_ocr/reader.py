@@ -22,6 +22,7 @@ from deepseek_ocr.document import Flag, Page
 from deepseek_ocr.errors import Corrupt, EngineStartError, PageError, WorkerDied, WorkerTimeout
 from deepseek_ocr.figures import TASKS as SECOND_PASS
 from deepseek_ocr.figures import look_closer
+from deepseek_ocr.lookout import Lookout
 from deepseek_ocr.pages import Limits, initialize_worker, inspect, load_page
 from deepseek_ocr.processes import ProcessPool
 from deepseek_ocr.recovery import Judges, recover
@@ -68,6 +69,7 @@ class Reader:
         workers: int = 0,
         pool: ProcessPool | None = None,
         memory: TileMemory | None = None,
+        lookout: Lookout | None = None,
     ) -> None:
         self.engine = engine
         self.limits = limits or Limits()
@@ -79,12 +81,13 @@ class Reader:
         #: Where the tiles of pages lie that are in flight.
         self._memory = memory or (_memory(engine.info.capacity) if engine.info.needs == "tiles" else None)
         self._judges = Judges()
+        self._lookout = lookout or Lookout()
         #: Looks of the second pass at once, over all pages: each has a picture in memory.
         self._looks = asyncio.Semaphore(engine.info.capacity)
 
     def with_engine(self, engine: Engine) -> Reader:
         """A reader that shares the processes; entered and left with this one, never by itself."""
-        return Reader(engine, limits=self.limits, pool=self._pool, memory=self._memory)
+        return Reader(engine, limits=self.limits, pool=self._pool, memory=self._memory, lookout=self._lookout)
 
     async def __aenter__(self) -> Self:
         """Start the engine and the processes; raises `EngineStartError`."""
@@ -106,6 +109,7 @@ class Reader:
     def close(self) -> None:
         """Kill the rendering processes, at once."""
         self._pool.close()
+        self._lookout.close()
 
     async def __aexit__(self, *_: object) -> None:
         """Stop everything."""
@@ -234,7 +238,7 @@ class Reader:
         return image
 
     async def _recognize(self, image: PageImage, options: Options, on_text: Callable[[str], None] | None) -> Completion:
-        return await _twice(lambda _: recognize(self.engine, image, options, on_text))
+        return await _twice(lambda _: recognize(self.engine, image, options, on_text, lookout=self._lookout))
 
     async def _with_text(self, path: Path, image: PageImage) -> PageImage:
         """The page with the text embedded in it, which one that came as tiles lacks."""

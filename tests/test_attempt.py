@@ -16,14 +16,15 @@ from deepseek_ocr.completion import Completion, EngineInfo, PageImage
 from deepseek_ocr.document import Flag, Page, Provenance
 from deepseek_ocr.engine.reviving import RevivingEngine
 from deepseek_ocr.errors import PageError
-from deepseek_ocr.loops import find_loop
+from deepseek_ocr.lookout import Lookout
+from deepseek_ocr.loops import LoopWatch, find_loop
 from deepseek_ocr.prompt import Mode, Options, Task
 from tests.fakes import FakeEngine, completion
 from tests.loop_samples import HEAD, LOOPS
 from tests.page_text import text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 RAW_OUTPUTS = Path(__file__).parent.parent.parent / "shared" / "raw_outputs"
 #: Real loops that are seen before their end (bench/false_alarms.py).
@@ -31,11 +32,20 @@ REAL_LOOPS = ("0154", "0211", "0242", "0271", "0273", "0316")
 PAGE = PageImage(0, 100, 100, "px", None, 0.1)
 
 
-class StreamingEngine(FakeEngine):
-    """Writes its answers in pieces of a hundred characters, a turn of the loop each."""
+@pytest.fixture
+def lookout() -> Iterator[Lookout]:
+    """A thread that looks for loops."""
+    lookout = Lookout()
+    yield lookout
+    lookout.close()
 
-    def __init__(self, *answers: str | Exception) -> None:
+
+class StreamingEngine(FakeEngine):
+    """Writes its answers in pieces of a hundred characters, each looked at before the next."""
+
+    def __init__(self, lookout: Lookout, *answers: str | Exception) -> None:
         super().__init__()
+        self._lookout = lookout
         self.info = EngineInfo("stream", "stream-1", frozenset(Task), needs="pixels", capacity=1, prompted=True)
         self._answers = list(answers)
         #: Characters written, and whether the page was given up.
@@ -55,28 +65,28 @@ class StreamingEngine(FakeEngine):
                     self.written = end
                     if on_text is not None:
                         on_text(answer[:end])
-                    await asyncio.sleep(0)
+                    await self._lookout.caught_up()
         except asyncio.CancelledError:
             self.given_up = True
             raise
         return Completion(str(self._answers[-1]), "stop", 0.1, completion_tokens=7)
 
 
-async def test_a_page_that_ends_is_left_alone() -> None:
+async def test_a_page_that_ends_is_left_alone(lookout: Lookout) -> None:
     """The completion is the engine's own, and the caller hears each piece."""
-    engine, heard = StreamingEngine(HEAD), list[str]()
-    completion = await recognize(engine, PAGE, Options(), heard.append)
+    engine, heard = StreamingEngine(lookout, HEAD), list[str]()
+    completion = await recognize(engine, PAGE, Options(), heard.append, lookout=lookout)
     assert (completion.text, completion.finish_reason, completion.completion_tokens) == (HEAD, "stop", 7)
     assert heard[-1] == HEAD
     assert all(after.startswith(before) for before, after in pairwise(heard))
 
 
 @pytest.mark.parametrize("name", ["a sentence", "two characters"])
-async def test_a_loop_is_given_up_while_it_comes(name: str) -> None:
+async def test_a_loop_is_given_up_while_it_comes(name: str, lookout: Lookout) -> None:
     """What had come is kept, and the rest is never written."""
     text = HEAD + LOOPS[name][0] * 9
-    engine = StreamingEngine(text)
-    completion = await recognize(engine, PAGE, Options())
+    engine = StreamingEngine(lookout, text)
+    completion = await recognize(engine, PAGE, Options(), lookout=lookout)
     assert completion.finish_reason == "repetition"
     assert engine.given_up
     assert text.startswith(completion.text)
@@ -85,62 +95,111 @@ async def test_a_loop_is_given_up_while_it_comes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REAL_LOOPS)
-async def test_real_loops_are_given_up_while_they_come(name: str) -> None:
+async def test_real_loops_are_given_up_while_they_come(name: str, lookout: Lookout) -> None:
     """Answers of the model that looped (section 2.1 of the research), as they would have streamed."""
     path = RAW_OUTPUTS / f"{name}.txt"
     if not path.is_file():
         pytest.skip("the real answers are not here")
     text = path.read_text(encoding="utf-8")
-    engine = StreamingEngine(text)
-    completion = await recognize(engine, PAGE, Options())
+    engine = StreamingEngine(lookout, text)
+    completion = await recognize(engine, PAGE, Options(), lookout=lookout)
     assert completion.finish_reason == "repetition"
     assert engine.given_up
     assert find_loop(completion.text) == find_loop(text)
 
 
-async def test_giving_a_page_up_is_no_death() -> None:
+class Hasty(FakeEngine):
+    """Writes each of its answers at once, and is done with the last before anybody has looked."""
+
+    def __init__(self, *answers: str) -> None:
+        super().__init__()
+        self._answers = answers
+
+    async def recognize(
+        self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> Completion:
+        """All answers one after the other: all but the last are taken back."""
+        del page, options
+        assert on_text is not None
+        for answer in self._answers:
+            on_text(answer)
+        return Completion(self._answers[-1], "length", 0.1, completion_tokens=7)
+
+
+async def test_a_loop_that_is_noticed_too_late_is_one(lookout: Lookout) -> None:
+    """The answer and its figures stay, and it is said to loop."""
+    looping = HEAD + LOOPS["a sentence"][0] * 9
+    completion = await recognize(Hasty(looping), PAGE, Options(), lookout=lookout)
+    assert completion == Completion(looping, "repetition", 0.1, completion_tokens=7)
+
+
+async def test_a_loop_in_what_was_taken_back_is_none(lookout: Lookout) -> None:
+    """Also where it is noticed when the answer has begun anew."""
+    good = HEAD * 2
+    assert find_loop(good) is None
+    completion = await recognize(Hasty(HEAD + LOOPS["a sentence"][0] * 9, good), PAGE, Options(), lookout=lookout)
+    assert completion == Completion(good, "length", 0.1, completion_tokens=7)
+
+
+async def test_who_cannot_look_says_so(lookout: Lookout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the other thread ends the page, and no other."""
+
+    def fail(watch: LoopWatch, piece: str) -> None:
+        del watch, piece
+        raise ValueError("cannot look")
+
+    engine = StreamingEngine(lookout, HEAD * 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopWatch, "feed", fail)
+        with pytest.raises(ValueError, match="cannot look"):
+            await recognize(engine, PAGE, Options(), lookout=lookout)
+    assert engine.given_up
+    assert (await recognize(engine, PAGE, Options(), lookout=lookout)).finish_reason == "stop"
+
+
+async def test_giving_a_page_up_is_no_death(lookout: Lookout) -> None:
     """The engine that is built anew after its deaths lets the page go, and reads the next."""
-    engine = StreamingEngine(HEAD + LOOPS["a sentence"][0] * 9)
+    engine = StreamingEngine(lookout, HEAD + LOOPS["a sentence"][0] * 9)
     reviving = RevivingEngine(engine)
     await reviving.start()
-    assert (await recognize(reviving, PAGE, Options())).finish_reason == "repetition"
+    assert (await recognize(reviving, PAGE, Options(), lookout=lookout)).finish_reason == "repetition"
     assert engine.given_up
-    assert (await recognize(reviving, PAGE, Options())).finish_reason == "repetition"
+    assert (await recognize(reviving, PAGE, Options(), lookout=lookout)).finish_reason == "repetition"
     assert reviving.deaths == 0
     await reviving.stop()
 
 
-async def test_an_answer_that_begins_anew_is_watched_anew() -> None:
+async def test_an_answer_that_begins_anew_is_watched_anew(lookout: Lookout) -> None:
     """Half a loop before and half after the engine's death are none."""
     half = "The committee met twice and took note of the report. " * 4
     assert find_loop(half) is None
-    engine = StreamingEngine(half, half[4:], HEAD)
-    completion = await recognize(engine, PAGE, Options())
+    engine = StreamingEngine(lookout, half, half[4:], HEAD)
+    completion = await recognize(engine, PAGE, Options(), lookout=lookout)
     assert (completion.text, engine.given_up) == (HEAD, False)
 
 
-async def test_who_gives_the_page_up_is_heard() -> None:
+async def test_who_gives_the_page_up_is_heard(lookout: Lookout) -> None:
     """Cancelling goes through to the engine, also when it loops in the same moment."""
-    engine = StreamingEngine(HEAD + LOOPS["a sentence"][0] * 9)
+    engine = StreamingEngine(lookout, HEAD + LOOPS["a sentence"][0] * 9)
     reading: list[asyncio.Task[Completion]] = []
 
     def give_up(text: str) -> None:
         if find_loop(text) is not None:
             reading[0].cancel()
 
-    reading.append(asyncio.create_task(recognize(engine, PAGE, Options(), give_up)))
+    reading.append(asyncio.create_task(recognize(engine, PAGE, Options(), give_up, lookout=lookout)))
     with pytest.raises(asyncio.CancelledError):
         await reading[0]
     assert engine.given_up
 
 
-async def test_an_engines_errors_come_through() -> None:
+async def test_an_engines_errors_come_through(lookout: Lookout) -> None:
     """Before and after a piece."""
     with pytest.raises(PageError, match="too large"):
-        await recognize(StreamingEngine(HEAD, PageError("too large")), PAGE, Options())
+        await recognize(StreamingEngine(lookout, HEAD, PageError("too large")), PAGE, Options(), lookout=lookout)
 
 
-async def test_an_engine_that_drops_a_page_is_no_loop() -> None:
+async def test_an_engine_that_drops_a_page_is_no_loop(lookout: Lookout) -> None:
     """A cancellation that nobody asked for is passed on."""
 
     class Dropping(FakeEngine):
@@ -151,7 +210,7 @@ async def test_an_engine_that_drops_a_page_is_no_loop() -> None:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await recognize(Dropping(), PAGE, Options())
+        await recognize(Dropping(), PAGE, Options(), lookout=lookout)
 
 
 # Pages from what is known

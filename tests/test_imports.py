@@ -48,6 +48,7 @@ ROWS = {
         "document",
         "repetition",
         "loops",
+        "lookout",
         "quality",
         "mending",
         "captions",

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +34,7 @@ from vllm.v1.sample.logits_processor import LogitBiasLogitsProcessor, MinTokensL
 from vllm.v1.worker.gpu_model_runner import PIN_MEMORY
 
 from deepseek_ocr.engine.vllm_guard import NoRepeatGuard
-from deepseek_ocr.processes import COLLECTED_AT
+from deepseek_ocr.processes import collect_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,8 +59,8 @@ class PageWorker:
         vLLM assumes of every processor that is not its own that it wants the ids of the last step on the host, and
         waits for them before it lets the processors run: ours does not.
         """
-        gc.set_threshold(*COLLECTED_AT)
         runner = self.model_runner
+        collect_rarely(runner.max_num_reqs)
         runner.input_batch.logitsprocs_need_output_token_ids = False
         for name, ours in REPLACED.items():
             setattr(runner, name, functools.partial(_by_count, runner, getattr(type(runner), name), ours))

@@ -25,6 +25,7 @@ from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.engine.vllm_processes import core_processes
 from deepseek_ocr.errors import EngineDeadError, EngineStartError, PageError
 from deepseek_ocr.guard import request_args
+from deepseek_ocr.lookout import Lookout
 from deepseek_ocr.loops import find_loop
 from deepseek_ocr.prompt import IMAGE_TOKEN, Mode, Options, Task, prompt_for
 from deepseek_ocr.tiles import tile
@@ -243,10 +244,12 @@ async def test_a_page_given_up_leaves_the_engine_to_others(engine: Tapped, pictu
 async def test_a_loop_is_given_up_while_it_streams(engine: Tapped, pictures: dict[str, Image.Image]) -> None:
     """With a few words and no guard random weights stammer: the page comes back long before its context is full."""
     engine.guard, engine.allowed = NO_GUARD, SEVEN_WORDS
+    lookout = Lookout()
     try:
-        done = await attempt.recognize(engine, engine.page(pictures["small"], Mode.TINY), ENDLESS)
+        done = await attempt.recognize(engine, engine.page(pictures["small"], Mode.TINY), ENDLESS, lookout=lookout)
     finally:
         engine.guard, engine.allowed = GUARD, None
+        lookout.close()
     assert done.finish_reason == "repetition"
     assert find_loop(done.text) is not None
     assert len(done.text) < 16_000  # a third of what a full context says; 4,000 unless this process is stopped for long
