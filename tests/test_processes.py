@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deepseek_ocr.errors import Corrupt, WorkerDied, WorkerTimeout
-from deepseek_ocr.processes import ProcessPool, _awaitable
+from deepseek_ocr.processes import ProcessPool, _awaitable, collect_rarely
 from tests.conftest import eventually, wait_until
 
 if TYPE_CHECKING:
@@ -371,3 +371,14 @@ async def test_a_call_that_is_given_up_is_not_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     answer.set_exception(BrokenProcessPool())
+
+
+@pytest.mark.parametrize(("pages", "objects"), [(8, 200_000), (936, 468_000)])
+def test_the_collector_leaves_pages_in_flight_alone(pages: int, objects: int) -> None:
+    """It looks where there is more than they need, and never sooner than for a few."""
+    before = gc.get_threshold()
+    try:
+        collect_rarely(pages)
+        assert gc.get_threshold() == (objects, 50, 20)
+    finally:
+        gc.set_threshold(*before)
