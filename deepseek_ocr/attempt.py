@@ -95,7 +95,7 @@ async def recognize(
             completion_tokens=len(watch.text) // TOKEN_CHARS,
         )
     if watch.handed_over:
-        # Whether a loop is noticed must not hang on which of two threads is faster.
+        # Whether a loop is noticed must not depend on which of two threads is faster.
         await lookout.caught_up()
     if isinstance(watch.found, Exception):
         raise watch.found

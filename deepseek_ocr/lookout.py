@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 
 class Lookout:
-    """Takes pieces of answers from the event loop and tells it of loops; its thread begins with the first piece."""
+    """Takes pieces of answers from the event loop and tells it of loops, until it is closed.
+
+    Its thread begins with the first piece.
+    """
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self._closed = False
 
     def hand_over(self, watch: LoopWatch, piece: str, tell: Callable[[Loop | Exception], None]) -> None:
         """Let a watch take the next piece of its answer; pieces are taken in the order in which they come.
@@ -46,22 +50,27 @@ class Lookout:
         self._do(look)
 
     async def caught_up(self) -> None:
-        """Wait until all that was handed over has been looked at, and told."""
+        """Wait until all that was handed over has been looked at, and told; no more where it is closed."""
+        if self._closed:
+            return
         loop = asyncio.get_running_loop()
         reached = asyncio.Event()
         self._do(lambda: _call(loop, reached.set))
         await reached.wait()
 
     def close(self) -> None:
-        """Let the thread end, when it has looked at all it has; another begins if there is more to come."""
-        if self._thread is not None:
-            self._thread = None
+        """Let the thread end when it has looked at all it has; it looks at nothing that comes later."""
+        if not self._closed:
+            self._closed = True
             self._calls.put(None)
 
     def _do(self, call: Callable[[], None]) -> None:
+        if self._closed:
+            return
         if self._thread is None:
-            self._thread = Thread(target=self._work, name="lookout", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._work, name="lookout", daemon=True)
+            thread.start()  # may be refused
+            self._thread = thread
         self._calls.put(call)
 
     def _work(self) -> None:

@@ -40,9 +40,10 @@ START_TIMEOUT_S = 120.0
 CLOSE_TIMEOUT_S = 1.0
 #: prctl(2): the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
-#: So many small objects more than at its last look make the garbage collector look again (Python: 700; they take some
-#: 50 MB), or so many for each page in flight where hundreds are.  What pages need is no garbage, some 270 objects each
-#: with vLLM's front end, and a look through it stops the event loop, or the card, for 0.1 to 0.2 s (bench/LOG.md).
+#: So many small objects more than at its last look make the garbage collector look again (Python: 700), or so many for
+#: each page in flight where hundreds are.  What pages need is no garbage, some 270 objects each with vLLM's front end,
+#: and a look through it stops the event loop, or the card, for 0.1 to 0.2 s (bench/LOG.md).  200,000 take some 50 MB
+#: where they are garbage, the 468,000 of 936 pages some 120.
 COLLECTED_AT, COLLECTED_AT_PER_PAGE = 200_000, 500
 #: Looks at young objects before one at older ones, and of those before one at all (Python: 10, 10).
 COLLECTED_OLDER = (50, 20)

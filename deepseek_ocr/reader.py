@@ -86,7 +86,7 @@ class Reader:
         self._looks = asyncio.Semaphore(engine.info.capacity)
 
     def with_engine(self, engine: Engine) -> Reader:
-        """A reader that shares the processes; entered and left with this one, never by itself."""
+        """A reader that shares the processes and the lookout; entered and left with this one, never by itself."""
         return Reader(engine, limits=self.limits, pool=self._pool, memory=self._memory, lookout=self._lookout)
 
     async def __aenter__(self) -> Self:
@@ -107,7 +107,7 @@ class Reader:
         return self
 
     def close(self) -> None:
-        """Kill the rendering processes, at once."""
+        """Kill the rendering processes, at once, and look for loops no more."""
         self._pool.close()
         self._lookout.close()
 

@@ -17,7 +17,7 @@ from deepseek_ocr.document import Flag, Page, Provenance
 from deepseek_ocr.engine.reviving import RevivingEngine
 from deepseek_ocr.errors import PageError
 from deepseek_ocr.lookout import Lookout
-from deepseek_ocr.loops import LoopWatch, find_loop
+from deepseek_ocr.loops import find_loop
 from deepseek_ocr.prompt import Mode, Options, Task
 from tests.fakes import FakeEngine, completion
 from tests.loop_samples import HEAD, LOOPS
@@ -25,6 +25,8 @@ from tests.page_text import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from deepseek_ocr.loops import Loop, LoopWatch
 
 RAW_OUTPUTS = Path(__file__).parent.parent.parent / "shared" / "raw_outputs"
 #: Real loops that are seen before their end (bench/false_alarms.py).
@@ -141,19 +143,20 @@ async def test_a_loop_in_what_was_taken_back_is_none(lookout: Lookout) -> None:
     assert completion == Completion(good, "length", 0.1, completion_tokens=7)
 
 
-async def test_who_cannot_look_says_so(lookout: Lookout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error in the other thread ends the page, and no other."""
+async def test_who_cannot_look_says_so(lookout: Lookout) -> None:
+    """An error where loops are looked for ends the page, and no other."""
 
-    def fail(watch: LoopWatch, piece: str) -> None:
-        del watch, piece
-        raise ValueError("cannot look")
+    class Blind(Lookout):
+        def hand_over(self, watch: LoopWatch, piece: str, tell: Callable[[Loop | Exception], None]) -> None:
+            del watch, piece
+            asyncio.get_running_loop().call_soon(tell, ValueError("cannot look"))
 
-    engine = StreamingEngine(lookout, HEAD * 3)
-    with monkeypatch.context() as patch:
-        patch.setattr(LoopWatch, "feed", fail)
-        with pytest.raises(ValueError, match="cannot look"):
-            await recognize(engine, PAGE, Options(), lookout=lookout)
+    engine, blind = StreamingEngine(lookout, HEAD * 3), Blind()
+    with pytest.raises(ValueError, match="cannot look"):
+        await recognize(engine, PAGE, Options(), lookout=blind)
+    blind.close()
     assert engine.given_up
+    engine.given_up = False
     assert (await recognize(engine, PAGE, Options(), lookout=lookout)).finish_reason == "stop"
 
 
@@ -170,24 +173,36 @@ async def test_giving_a_page_up_is_no_death(lookout: Lookout) -> None:
 
 
 async def test_an_answer_that_begins_anew_is_watched_anew(lookout: Lookout) -> None:
-    """Half a loop before and half after the engine's death are none."""
-    half = "The committee met twice and took note of the report. " * 4
+    """Half a loop before and half after the engine's death are none; a whole one after it is noticed at its place."""
+    half = "The committee met twice and took note of the report. " * 8
     assert find_loop(half) is None
+    assert find_loop(half + half[4:]) is not None
     engine = StreamingEngine(lookout, half, half[4:], HEAD)
     completion = await recognize(engine, PAGE, Options(), lookout=lookout)
-    assert (completion.text, engine.given_up) == (HEAD, False)
+    assert (completion.text, completion.finish_reason, engine.given_up) == (HEAD, "stop", False)
+
+    looping = HEAD + LOOPS["a sentence"][0] * 9
+    alone = await recognize(StreamingEngine(lookout, looping), PAGE, Options(), lookout=lookout)
+    anew = await recognize(StreamingEngine(lookout, half, looping), PAGE, Options(), lookout=lookout)
+    assert (anew.text, anew.finish_reason) == (alone.text, "repetition")
 
 
 async def test_who_gives_the_page_up_is_heard(lookout: Lookout) -> None:
-    """Cancelling goes through to the engine, also when it loops in the same moment."""
-    engine = StreamingEngine(lookout, HEAD + LOOPS["a sentence"][0] * 9)
+    """Cancelling goes through, also when the page loops in the same moment."""
     reading: list[asyncio.Task[Completion]] = []
 
-    def give_up(text: str) -> None:
-        if find_loop(text) is not None:
-            reading[0].cancel()
+    class GivenUp(StreamingEngine):
+        async def recognize(
+            self, page: PageImage, options: Options, on_text: Callable[[str], None] | None = None
+        ) -> Completion:
+            try:
+                return await super().recognize(page, options, on_text)
+            except asyncio.CancelledError:
+                reading[0].cancel()
+                raise
 
-    reading.append(asyncio.create_task(recognize(engine, PAGE, Options(), give_up, lookout=lookout)))
+    engine = GivenUp(lookout, HEAD + LOOPS["a sentence"][0] * 9)
+    reading.append(asyncio.create_task(recognize(engine, PAGE, Options(), lookout=lookout)))
     with pytest.raises(asyncio.CancelledError):
         await reading[0]
     assert engine.given_up

@@ -23,7 +23,7 @@ from deepseek_ocr.engine.vllm_processes import CORE_NAME
 from deepseek_ocr.processes import die_with_parent
 
 #: Tokens between two signs of life of a page, at which it is looked over for loops.  The watch looks every 256
-#: characters, some 85 tokens; all its looks at a page of 3 kB take 0.7 ms of the event loop (bench/false_alarms.py).
+#: characters, some 85 tokens; all its looks at a page of 3 kB take 0.7 ms (bench/false_alarms.py), in a thread.
 STREAM_INTERVAL: Final = 32
 #: In the environment of a service: its process id, with which its engine cores end.
 PARENT_VARIABLE: Final = "OCR_DAEMON_ENGINE_PARENT"
