@@ -39,7 +39,7 @@ class _Watch:
 
     def __init__(self, lookout: Lookout, on_text: Callable[[str], None] | None) -> None:
         #: The first loop, or why nobody can look for one.
-        self.found: Loop | Exception | None = None
+        self.found: Loop | BaseException | None = None
         self.text = ""
         #: Characters of it that are looked at, or will be.
         self.handed_over = 0
@@ -62,7 +62,7 @@ class _Watch:
         if self._on_text is not None:
             self._on_text(text)
 
-    def _tell(self, watch: LoopWatch, found: Loop | Exception) -> None:
+    def _tell(self, watch: LoopWatch, found: Loop | BaseException) -> None:
         if watch is self._watch and self.found is None and self.reading is not None:
             self.found = found
             self.reading.cancel()
@@ -97,7 +97,7 @@ async def recognize(
     if watch.handed_over:
         # Whether a loop is noticed must not depend on which of two threads is faster.
         await lookout.caught_up()
-    if isinstance(watch.found, Exception):
+    if isinstance(watch.found, BaseException):
         raise watch.found
     return completion if watch.found is None else replace(completion, finish_reason="repetition")
 

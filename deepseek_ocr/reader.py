@@ -107,14 +107,14 @@ class Reader:
         return self
 
     def close(self) -> None:
-        """Kill the rendering processes, at once, and look for loops no more."""
+        """Kill the rendering processes, at once."""
         self._pool.close()
-        self._lookout.close()
 
     async def __aexit__(self, *_: object) -> None:
         """Stop everything."""
         self.close()
         await self.engine.stop()
+        self._lookout.close()  # nothing streams any more
         if self._memory:
             self._memory.close()
 

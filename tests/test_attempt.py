@@ -147,7 +147,7 @@ async def test_who_cannot_look_says_so(lookout: Lookout) -> None:
     """An error where loops are looked for ends the page, and no other."""
 
     class Blind(Lookout):
-        def hand_over(self, watch: LoopWatch, piece: str, tell: Callable[[Loop | Exception], None]) -> None:
+        def hand_over(self, watch: LoopWatch, piece: str, tell: Callable[[Loop | BaseException], None]) -> None:
             del watch, piece
             asyncio.get_running_loop().call_soon(tell, ValueError("cannot look"))
 
