@@ -23,7 +23,7 @@ from daemon.folders import PUBLISHED, Folders, hash_file, take_sample
 from daemon.ledger import FILE_NAME, connect
 from daemon.outputs import (
     account,
-    append_line,
+    append_lines,
     finish_document,
     write_document,
     write_manifest,
@@ -97,7 +97,7 @@ def serial(documents: Path, count: int, folder: Path) -> float:
         write_manifest(staging, job.name, accounted)
         folders.publish(job, outputs)
         folders.mark(job, PUBLISHED, accounted)
-        append_line(root.outbox / "manifest-bench.jsonl", accounted)
+        append_lines(root.outbox / "manifest-bench.jsonl", [accounted])
         with ledger:
             ledger.execute("BEGIN")
             values = (time.time(), job.job_id)

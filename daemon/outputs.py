@@ -148,19 +148,19 @@ def write_manifest(folder: Path, name: str, content: dict[str, Any]) -> None:
     write_file(folder / f"{name}{MANIFEST_SUFFIX}", to_json(content))
 
 
-def append_line(path: Path, content: dict[str, Any]) -> None:
-    """Add one durable line to the instance's file; a torn tail of an earlier try is cut first."""
-    line = json.dumps(content).encode("ascii") + b"\n"
+def append_lines(path: Path, contents: Iterable[dict[str, Any]]) -> None:
+    """Add durable lines to the instance's file, with one fsync; a torn tail of an earlier try is cut first."""
+    lines = b"".join(json.dumps(content).encode("ascii") + b"\n" for content in contents)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         end = _whole_lines_end(descriptor)
         is_first = end == 0
         if end != os.fstat(descriptor).st_size:
             os.ftruncate(descriptor, end)
-        while line:
-            written = os.pwrite(descriptor, line, end)
+        while lines:
+            written = os.pwrite(descriptor, lines, end)
             end += written
-            line = line[written:]
+            lines = lines[written:]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

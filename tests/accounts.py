@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.config import Inbox, Service, Settings
 from daemon.folders import FAILED, PUBLISHED, Folders, take_sample
-from daemon.outputs import append_line, write_manifest
+from daemon.outputs import append_lines, write_manifest
 from daemon.roots import Root, this_owner
 
 if TYPE_CHECKING:
@@ -65,6 +65,6 @@ class Office:
         return {"job_id": job.job_id, "status": status, "reason": reason, "finished_at": self._now}
 
     async def _close(self, job: Job, account: dict[str, Any], mark: str) -> None:
-        append_line(self.lines, account)
+        append_lines(self.lines, [account])
         await self._ledger.closed(job, self.root.root_id, account)
         self.folders.finish(job, mark)

@@ -17,7 +17,7 @@ from daemon.outputs import (
     Line,
     Summary,
     account,
-    append_line,
+    append_lines,
     display,
     failure,
     failure_sentence,
@@ -196,7 +196,7 @@ def test_lines_are_added(tmp_path: Path) -> None:
     """One line of JSON per call, in order, in a file that is made if it is missing."""
     path = tmp_path / "manifest-north.jsonl"
     for number in range(3):
-        append_line(path, line(number))
+        append_lines(path, [line(number)])
     assert [json.loads(one) for one in path.read_bytes().splitlines()] == [line(0), line(1), line(2)]
 
 
@@ -214,10 +214,10 @@ def test_a_torn_tail_is_cut(tmp_path: Path, before: int, tail: bytes) -> None:
     """What an interrupted write left is removed; every line in the file is whole."""
     path = tmp_path / "manifest-north.jsonl"
     for number in range(before):
-        append_line(path, line(number))
+        append_lines(path, [line(number)])
     with path.open("ab") as file:
         file.write(tail)
-    append_line(path, line(7))
+    append_lines(path, [line(7)])
     assert [json.loads(one) for one in path.read_bytes().splitlines()] == [*map(line, range(before)), line(7)]
 
 
@@ -227,14 +227,22 @@ def test_a_tail_of_any_length_is_cut(tmp_path_factory: pytest.TempPathFactory, w
     path = tmp_path_factory.getbasetemp() / "manifest-any.jsonl"
     lines = [b"x" * length for length in whole]
     path.write_bytes(b"".join(one + b"\n" for one in lines) + b"y" * torn)
-    append_line(path, {})
+    append_lines(path, [{}])
     assert path.read_bytes().splitlines() == [*lines, b"{}"]
+
+
+def test_lines_share_an_fsync(tmp_path: Path) -> None:
+    """Those that are written together are all there after one."""
+    path = tmp_path / "manifest-north.jsonl"
+    append_lines(path, [line(0)])
+    assert changes(lambda: append_lines(path, [line(1), line(2), line(3)])).count("fsync") == 1
+    assert [json.loads(one) for one in path.read_bytes().splitlines()] == [*map(line, range(4))]
 
 
 def test_a_line_is_durable(tmp_path: Path) -> None:
     """Each line is synced, and with the first one the folder, in which the file's name is new."""
     path = tmp_path / "manifest-north.jsonl"
-    assert [changes(lambda: append_line(path, line(1))).count("fsync") for _ in range(3)] == [2, 1, 1]
+    assert [changes(lambda: append_lines(path, [line(1)])).count("fsync") for _ in range(3)] == [2, 1, 1]
 
 
 def test_the_last_line_of_a_job_counts(tmp_path: Path) -> None:

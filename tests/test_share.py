@@ -1,14 +1,23 @@
-"""One inbox's share: how often it is looked at while it is away."""
+"""One inbox's share: how often it is looked at while it is away, and the lines of its documents."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import errno
+import threading
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+import daemon.share
 from daemon.config import Inbox, Limits, Watch
+from daemon.outputs import append_lines, last_lines
 from daemon.roots import this_owner
 from daemon.share import BACKOFF_S, Share
+from tests.conftest import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -42,3 +51,117 @@ async def test_a_share_that_stays_away_is_looked_at_ever_less_often(tmp_path: Pa
     assert await goes_away_after(1, 1) == [longest]
     assert await goes_away_after(longest + 1, 2) == [*BACKOFF_S[:2]]
     share.threads.close()
+
+
+# Lines
+
+
+class Disk:
+    """Writes lines only when it is let, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.full = False
+        #: The jobs whose lines were written, or should have been, by call.
+        self.calls: list[list[str]] = []
+        #: Calls that are under way, now and at most.
+        self.inside = self.most_inside = 0
+
+    def append_lines(self, path: Path, contents: Iterable[dict[str, Any]]) -> None:
+        """In the place of `daemon.outputs.append_lines`."""
+        contents = list(contents)
+        self.calls.append([content["job_id"] for content in contents])
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        self.answers.wait()
+        self.inside -= 1
+        if self.full:
+            self.full = False
+            raise OSError(errno.ENOSPC, "the disk is full")
+        append_lines(path, contents)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """The disk of the test's share."""
+    disk = Disk()
+    monkeypatch.setattr(daemon.share, "append_lines", disk.append_lines)
+    return disk
+
+
+@pytest.fixture
+def share(tmp_path: Path, disk: Disk) -> Iterator[Share]:
+    """A share that is well."""
+    share = Share(
+        Inbox(name="lines", root=tmp_path), Watch(), Limits(), owner=this_owner("north"), on_found=lambda: None
+    )
+    share.root.outbox.mkdir()
+    yield share
+    disk.answers.set()
+    share.threads.close()
+
+
+def line(number: int) -> dict[str, Any]:
+    """One finished document."""
+    return {"job_id": f"job-{number}", "status": "done", "finished_at": 1.0}
+
+
+def written(share: Share) -> list[str]:
+    """The jobs of the instance's file."""
+    return [*last_lines(share.root.outbox / "manifest-north.jsonl")]
+
+
+async def adding(share: Share, disk: Disk, count: int) -> list[asyncio.Task[None]]:
+    """Lines of so many documents: the first is being written, the others came meanwhile."""
+    tasks = [asyncio.create_task(share.add_line(line(number))) for number in range(count)]
+    await eventually(lambda: disk.calls)
+    return tasks
+
+
+async def test_lines_that_come_meanwhile_are_written_together(share: Share, disk: Disk) -> None:
+    """One call writes all that wait, and each caller returns when its own is there."""
+    tasks = await adding(share, disk, 100)
+    assert not any(task.done() for task in tasks)
+    disk.answers.set()
+    await asyncio.gather(*tasks)
+    names = [f"job-{number}" for number in range(100)]
+    assert disk.calls == [names[:1], names[1:]]
+    assert written(share) == names
+
+
+async def test_a_line_that_cannot_be_written_is_its_callers_alone(share: Share, disk: Disk) -> None:
+    """Who wrote learns of it; the others' lines are tried again, his is not."""
+    tasks = await adding(share, disk, 1)
+    tasks += [asyncio.create_task(share.add_line(line(number))) for number in range(1, 4)]
+    disk.answers.set()
+    await tasks[0]
+    disk.full = True
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), OSError, type(None), type(None)]
+    assert disk.calls == [["job-0"], ["job-1", "job-2", "job-3"], ["job-2", "job-3"]]
+    assert written(share) == ["job-0", "job-2", "job-3"]
+
+
+@pytest.mark.parametrize("cancelled", [0, 2], ids=["who writes", "who waits"])
+async def test_a_caller_that_is_cancelled_takes_nobody_with_it(share: Share, disk: Disk, cancelled: int) -> None:
+    """The lines of all others are written, also while the call of one that was cancelled still goes on."""
+    tasks = await adding(share, disk, 4)
+    tasks[cancelled].cancel()
+    await asyncio.wait((tasks[cancelled],))
+    disk.answers.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [number for number, result in enumerate(results) if result is not None] == [cancelled]
+    assert {f"job-{number}" for number in range(4) if number != cancelled} <= {*written(share)}
+
+
+async def test_two_calls_never_write_at_once(share: Share, disk: Disk) -> None:
+    """The next one waits for a call that goes on although its caller was cancelled."""
+    [writer] = await adding(share, disk, 1)
+    writer.cancel()
+    await asyncio.wait((writer,))
+    other = asyncio.create_task(share.add_line(line(1)))
+    await eventually(lambda: sum(thread.name.startswith("disk-lines") for thread in threading.enumerate()) > 1)
+    disk.answers.set()
+    await other
+    assert disk.most_inside == 1
+    assert written(share) == ["job-0", "job-1"]
