@@ -57,11 +57,12 @@ async def test_a_share_that_stays_away_is_looked_at_ever_less_often(tmp_path: Pa
 
 
 class Disk:
-    """Writes lines only when it is let, and fails where it is told to."""
+    """Writes lines only when it is let, and fails at the calls it is told to."""
 
     def __init__(self) -> None:
         self.answers = threading.Event()
-        self.full = False
+        #: Counted from 0.
+        self.fails_at = -1
         #: The jobs whose lines were written, or should have been, by call.
         self.calls: list[list[str]] = []
         #: Calls that are under way, now and at most.
@@ -70,13 +71,13 @@ class Disk:
     def append_lines(self, path: Path, contents: Iterable[dict[str, Any]]) -> None:
         """In the place of `daemon.outputs.append_lines`."""
         contents = list(contents)
+        fails = len(self.calls) == self.fails_at
         self.calls.append([content["job_id"] for content in contents])
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         self.answers.wait()
         self.inside -= 1
-        if self.full:
-            self.full = False
+        if fails:
             raise OSError(errno.ENOSPC, "the disk is full")
         append_lines(path, contents)
 
@@ -131,11 +132,9 @@ async def test_lines_that_come_meanwhile_are_written_together(share: Share, disk
 
 async def test_a_line_that_cannot_be_written_is_its_callers_alone(share: Share, disk: Disk) -> None:
     """Who wrote learns of it; the others' lines are tried again, his is not."""
-    tasks = await adding(share, disk, 1)
-    tasks += [asyncio.create_task(share.add_line(line(number))) for number in range(1, 4)]
+    disk.fails_at = 1
+    tasks = await adding(share, disk, 4)
     disk.answers.set()
-    await tasks[0]
-    disk.full = True
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [type(None), OSError, type(None), type(None)]
     assert disk.calls == [["job-0"], ["job-1", "job-2", "job-3"], ["job-2", "job-3"]]
