@@ -89,9 +89,9 @@ def run(config_path: Path | None) -> int:
 
     from daemon import log
     from daemon.engines import Refused
-    from daemon.roots import threads_hang
     from daemon.supervisor import Supervisor
     from daemon.systemd import Notifier
+    from daemon.threads import threads_hang
     from deepseek_ocr.errors import EngineStartError
 
     path = _config_path(config_path)

@@ -14,31 +14,22 @@ share that is mounted for the first time after the first start cannot be told fr
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import functools
 import os
 import re
 import socket
 import stat
 import threading
-import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from daemon.durable import TEMPORARY_PREFIX, exists, read_json, to_json, write_atomic, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from daemon.config import Inbox
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 MARKER = ".ocr-daemon.json"
 #: How often the owner renews its heartbeat, and when others may take it for dead: four missed ones, because a share
@@ -254,66 +245,6 @@ class Root:
         if self.outbox_marker is not None:
             content["outbox"] = os.fspath(self.outbox)
         write_atomic(self.marker, to_json(content))
-
-
-class Threads:
-    """Blocking calls of one root, in threads of its own: a share that hangs holds up nobody else.
-
-    The number is the limit of calls that wait for the disk at once; a hard NFS mount can keep all of them for ever.
-    """
-
-    def __init__(self, name: str, count: int) -> None:
-        self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"disk-{name}")
-        #: So many are handed over at once (and those that were given up and go on): with hundreds the event loop waits
-        #: for the executor's lock again and again, 0.1 to 0.3 s in all, while threads hold it who end as many.
-        self._handed_over = asyncio.Semaphore(2 * count)
-        #: A thread is left for calls that tell whether the disk answers.
-        self._long = asyncio.Semaphore(max(1, count - 1))
-        #: When each running call began, by an arbitrary key.
-        self._running: dict[int, float] = {}
-        self._next_key = 0
-
-    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """`function(*args, **kwargs)` in a thread; cancelling gives up the result, the call only before it begins."""
-        key = self._next_key
-        self._next_key += 1
-
-        def call() -> T:
-            self._running[key] = time.monotonic()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                del self._running[key]
-
-        return await self._carry_out(call)
-
-    async def run_long(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for a call that may take long although the disk answers, and so tells nothing about it."""
-        async with self._long:
-            return await self._carry_out(functools.partial(function, *args, **kwargs))
-
-    async def _carry_out(self, call: Callable[[], T]) -> T:
-        async with self._handed_over:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-
-    def stuck_s(self) -> float:
-        """How long the oldest running call has been waiting for the disk."""
-        return max((time.monotonic() - started for started in tuple(self._running.values())), default=0.0)
-
-    def close(self) -> None:
-        """Take no more calls; those that hang are left behind.  Nobody may wait for one any more."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-def threads_hang(within_s: float) -> bool:
-    """Whether a thread of any root still waits for its disk after so many seconds."""
-    deadline = time.monotonic() + within_s
-    for thread in threading.enumerate():
-        if thread.name.startswith("disk-"):
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                return True
-    return False
 
 
 def this_owner(instance: str) -> Owner:

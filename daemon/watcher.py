@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver
 
     from daemon.job import Sample
-    from daemon.roots import Root, Threads
+    from daemon.roots import Root
     from daemon.scan import Scan
+    from daemon.threads import Threads
 
 log = structlog.get_logger()
 

@@ -80,6 +80,7 @@ ROWS = {
         "durable",
         "job",
         "settle",
+        "threads",
         "roots",
         "names",
         "folders",

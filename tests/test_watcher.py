@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from daemon.config import Inbox
 from daemon.folders import take_sample
-from daemon.roots import Root, Threads
+from daemon.roots import Root
 from daemon.settle import Verdict
+from daemon.threads import Threads
 from daemon.watcher import WINDOW, Found, Watcher
 from tests.conftest import eventually
 from tests.permissions import closed

@@ -7,7 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from daemon.config import Inbox
-from daemon.roots import Root, Threads
+from daemon.roots import Root
+from daemon.threads import Threads
 from daemon.watcher import Found, Watcher
 from tests.conftest import eventually
 

@@ -1,4 +1,4 @@
-"""The threads of a root: calls that wait for the disk hold up nobody else, and how long one hangs is seen."""
+"""Threads for the disk: calls that wait for the disk hold up nobody else, and how long one hangs is seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.roots import Threads
+from daemon.threads import Threads
 from tests.conftest import eventually
 
 if TYPE_CHECKING:
@@ -43,6 +43,22 @@ async def test_closed_threads_take_no_more_calls() -> None:
         await threads.run(os.getpid)
 
 
+async def test_all_threads_are_there_from_the_start() -> None:
+    """None has to be started where there is much to do."""
+
+    def count() -> int:
+        return sum(thread.name.startswith("disk-early") for thread in threading.enumerate())
+
+    threads, gate = Threads("early", 5), threading.Event()
+    assert count() == 5
+    calls = [asyncio.create_task(threads.run(gate.wait)) for _ in range(20)]
+    await eventually(lambda: threads.stuck_s() > 0.05)
+    assert count() == 5
+    gate.set()
+    await asyncio.gather(*calls)
+    threads.close()
+
+
 async def test_few_calls_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others wait their turn in the event loop, which has other things to do between them."""
     handed_over = []
@@ -52,8 +68,8 @@ async def test_few_calls_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch
         handed_over.append(call)
         return submit(pool, call)
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", note)
     threads, gate, ended = Threads("test", 1), threading.Event(), list[int]()
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", note)
 
     def call(number: int) -> None:
         gate.wait()
