@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 #: Calls that wait for one share's disk at once, and may be left behind when it hangs.  A document waits for some
-#: eleven fsyncs, so with 32 a card gets its 30 documents a second where one takes up to 0.1 s, with 8 up to 25 ms.
-#: More of them keep the event loop waiting for the interpreter's lock where the disk is quick (bench/LOG.md).
-DISK_THREADS = 32
+#: eleven fsyncs, which a file system carries out together where they come together: with 64 a card gets its 30
+#: documents a second where one takes up to 0.2 s, with 8 up to 25 ms (bench/LOG.md).
+DISK_THREADS = 64
 #: A call that takes longer is shown as a share that does not answer.
 STUCK_S = 20.0
 #: Waits between tries of a share that is not well.

@@ -19,6 +19,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+#: Calls at once where the disk is quick: more would only wait for the interpreter's lock, and keep the event loop from it.
+QUICK_CALLS = 12
+#: A call that takes longer, in seconds, waits for its disk and makes room for another.
+SLOW_S = 0.025
+
+
 class Threads:
     """Blocking calls of one root, in threads of its own: a share that hangs holds up nobody else.
 
@@ -27,16 +33,13 @@ class Threads:
 
     def __init__(self, name: str, count: int) -> None:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"disk-{name}")
-        # All now: where they start under load, the event loop waits for each to get the interpreter's lock.
-        started = threading.Event()
-        for _ in range(count):
-            self._executor.submit(started.wait)
-        started.set()
         #: So many are handed over at once (and those that were given up and go on): with hundreds the event loop waits
         #: for the executor's lock again and again, 0.1 to 0.3 s in all, while threads hold it who end as many.
         self._handed_over = asyncio.Semaphore(2 * count)
-        #: A thread is left for calls that tell whether the disk answers.
-        self._long = asyncio.Semaphore(max(1, count - 1))
+        #: Places of calls that began less than `SLOW_S` ago.
+        self._quick = asyncio.Semaphore(QUICK_CALLS)
+        #: Long calls leave threads for those that tell whether the disk answers.
+        self._long = asyncio.Semaphore(max(1, count // 4))
         #: When each running call began, by an arbitrary key.
         self._running: dict[int, float] = {}
         self._next_key = 0
@@ -61,8 +64,16 @@ class Threads:
             return await self._carry_out(functools.partial(function, *args, **kwargs))
 
     async def _carry_out(self, call: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
         async with self._handed_over:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+            await self._quick.acquire()
+            make_room = _once(self._quick.release)
+            is_slow = loop.call_later(SLOW_S, make_room)
+            try:
+                return await loop.run_in_executor(self._executor, call)
+            finally:
+                is_slow.cancel()
+                make_room()
 
     def stuck_s(self) -> float:
         """How long the oldest running call has been waiting for the disk."""
@@ -71,6 +82,12 @@ class Threads:
     def close(self) -> None:
         """Take no more calls; those that hang are left behind.  Nobody may wait for one any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _once(call: Callable[[], None]) -> Callable[[], None]:
+    """A function that calls another the first time."""
+    calls = [call]
+    return lambda: calls.pop()() if calls else None
 
 
 def threads_hang(within_s: float) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.threads import Threads
+import daemon.threads
+from daemon.threads import QUICK_CALLS, Threads
 from tests.conftest import eventually
 
 if TYPE_CHECKING:
@@ -43,20 +44,57 @@ async def test_closed_threads_take_no_more_calls() -> None:
         await threads.run(os.getpid)
 
 
-async def test_all_threads_are_there_from_the_start() -> None:
-    """None has to be started where there is much to do."""
+class Gate:
+    """Calls that wait until it is open."""
 
-    def count() -> int:
-        return sum(thread.name.startswith("disk-early") for thread in threading.enumerate())
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._lock = threading.Lock()
+        self.inside = self.most_inside = 0
 
-    threads, gate = Threads("early", 5), threading.Event()
-    assert count() == 5
-    calls = [asyncio.create_task(threads.run(gate.wait)) for _ in range(20)]
-    await eventually(lambda: threads.stuck_s() > 0.05)
-    assert count() == 5
-    gate.set()
+    def __call__(self) -> None:
+        """Come to it."""
+        with self._lock:
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+        self._open.wait()
+        with self._lock:
+            self.inside -= 1
+
+    def open(self) -> None:
+        """Let all go."""
+        self._open.set()
+
+
+async def test_few_calls_run_at_once_where_the_disk_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads there are, and the place of a call that has ended is taken."""
+    monkeypatch.setattr(daemon.threads, "SLOW_S", 3600)
+    threads, gate = Threads("test", 40), Gate()
+    calls = [asyncio.create_task(threads.run(gate)) for _ in range(100)]
+    await eventually(lambda: gate.inside == QUICK_CALLS)
+    gate.open()
     await asyncio.gather(*calls)
     threads.close()
+    assert gate.most_inside == QUICK_CALLS
+
+
+async def test_calls_that_wait_for_a_slow_disk_make_room() -> None:
+    """As many run as there are threads, and each place is given back once."""
+    threads, gate = Threads("test", 3 * QUICK_CALLS), Gate()
+    calls = [asyncio.create_task(threads.run(gate)) for _ in range(100)]
+    await eventually(lambda: gate.inside == 3 * QUICK_CALLS)
+    gate.open()
+    await asyncio.gather(*calls)
+    quick = Gate()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(daemon.threads, "SLOW_S", 3600)
+        calls = [asyncio.create_task(threads.run(quick)) for _ in range(100)]
+        await eventually(lambda: quick.inside == QUICK_CALLS)
+        quick.open()
+        await asyncio.gather(*calls)
+    threads.close()
+    assert gate.most_inside == 3 * QUICK_CALLS
+    assert quick.most_inside == QUICK_CALLS
 
 
 async def test_few_calls_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
