@@ -19,7 +19,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-#: Calls at once where the disk is quick: more would only wait for the interpreter's lock, and keep the event loop from it.
+#: Calls at once where the disk is quick: more would wait for the interpreter's lock, and keep the event loop from it.
 QUICK_CALLS = 12
 #: A call that takes longer, in seconds, waits for its disk and makes room for another.
 SLOW_S = 0.025
