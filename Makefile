@@ -63,7 +63,7 @@ test-samples: venv
 	$(BIN)/python -m pytest tests/test_samples.py --all-samples
 
 bench: venv
-	for name in journey inbox long_pdf latency cpu cpu_path preprocess grounding; do $(BIN)/python -m bench.$$name || exit 1; done
+	for name in journey slow_disk inbox long_pdf latency cpu cpu_path preprocess grounding; do $(BIN)/python -m bench.$$name || exit 1; done
 
 check: venv
 	$(BIN)/ruff format --check .
