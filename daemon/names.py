@@ -53,7 +53,7 @@ class Names:
         self._lock = threading.Lock()
         #: What each open job will write, so that two of them never choose the same.
         self._reserved: dict[str, _Reserved] = {}
-        #: By how many of them each is reserved: a thousand are open, and looking at each took milliseconds a claim.
+        #: By how many of them each is reserved: to look at a thousand open ones took 0.85 ms a claim.
         self._files: Counter[Path] = Counter()
         self._folders: Counter[Path] = Counter()
 

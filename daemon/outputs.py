@@ -5,6 +5,7 @@ Pages are taken one at a time, so that a document of any length costs the memory
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -153,18 +154,23 @@ def append_lines(path: Path, contents: Iterable[dict[str, Any]]) -> None:
     lines = b"".join(json.dumps(content).encode("ascii") + b"\n" for content in contents)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        end = _whole_lines_end(descriptor)
-        is_first = end == 0
-        if end != os.fstat(descriptor).st_size:
-            os.ftruncate(descriptor, end)
-        while lines:
-            written = os.pwrite(descriptor, lines, end)
-            end += written
-            lines = lines[written:]
-        os.fsync(descriptor)
+        start = end = _whole_lines_end(descriptor)
+        if start != os.fstat(descriptor).st_size:
+            os.ftruncate(descriptor, start)
+        try:
+            while lines:
+                written = os.pwrite(descriptor, lines, end)
+                end += written
+                lines = lines[written:]
+            os.fsync(descriptor)
+        except OSError:
+            # They are written again: a disk that fails must not fill up with them.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, start)
+            raise
     finally:
         os.close(descriptor)
-    if is_first:
+    if start == 0:
         sync_folder(path.parent)  # the file's name is new
 
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Calls that wait for one share's disk at once, and may be left behind when it hangs.  A document waits for some
-#: eleven fsyncs, which a file system carries out together where they come together: with 64 a card gets its 30
-#: documents a second where one takes up to 0.2 s, with 8 up to 25 ms (bench/LOG.md).
+#: Calls that wait for one share's disk at once, and may be left behind when it hangs.  A document of one page waits for
+#: some twelve fsyncs, which a file system carries out together where they come together: with 64 a card gets its 30
+#: documents a second where one takes up to 0.17 s, with 8 up to 22 ms (derived; measured 0.1 s, bench/slow_disk.py).
 DISK_THREADS = 64
 #: A call that takes longer is shown as a share that does not answer.
 STUCK_S = 20.0
@@ -96,7 +96,7 @@ class Share:
         #: Lines that are still to be written, by job.
         self._lines: dict[str, dict[str, Any]] = {}
         self._writing = asyncio.Lock()
-        #: A call whose caller was cancelled goes on in its thread.
+        #: Held by the thread that writes them, which goes on where its caller was cancelled.
         self._line_file = threading.Lock()
         self._backoff = 0
         self._well_since = float("-inf")
@@ -282,8 +282,9 @@ class Share:
                 if job_id in self._lines:
                     lines = dict(self._lines)
                     await self.threads.run(self._write_lines, lines.values())
-                    for written in lines:
-                        self._lines.pop(written, None)
+                    for written, line in lines.items():
+                        if self._lines.get(written) is line:
+                            del self._lines[written]
         finally:
             self._lines.pop(job_id, None)
 

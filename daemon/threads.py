@@ -1,6 +1,7 @@
 """Threads for what waits for a disk: a share that hangs holds up nobody else, and how long it hangs can be seen.
 
-Residual risk: a call on a hard NFS mount cannot be ended; its thread is left behind.
+Residual risks: a call on a hard NFS mount cannot be ended; its thread is left behind.  Calls that are slow for want of
+the processor make room for others, too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 #: Calls at once where the disk is quick: more would wait for the interpreter's lock, and keep the event loop from it.
 QUICK_CALLS = 12
-#: A call that takes longer, in seconds, waits for its disk and makes room for another.
+#: One that was handed over longer ago, in seconds, most likely waits for its disk, and makes room for another.
 SLOW_S = 0.025
 
 
@@ -31,12 +32,13 @@ class Threads:
     The number is the limit of calls that wait for the disk at once; a hard NFS mount can keep all of them for ever.
     """
 
-    def __init__(self, name: str, count: int) -> None:
+    def __init__(self, name: str, count: int, slow_s: float = SLOW_S) -> None:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"disk-{name}")
         #: So many are handed over at once (and those that were given up and go on): with hundreds the event loop waits
         #: for the executor's lock again and again, 0.1 to 0.3 s in all, while threads hold it who end as many.
         self._handed_over = asyncio.Semaphore(2 * count)
-        #: Places of calls that began less than `SLOW_S` ago.
+        self._slow_s = slow_s
+        #: Places of calls that were handed over less than `slow_s` ago.
         self._quick = asyncio.Semaphore(QUICK_CALLS)
         #: Long calls leave threads for those that tell whether the disk answers.
         self._long = asyncio.Semaphore(max(1, count // 4))
@@ -68,7 +70,7 @@ class Threads:
         async with self._handed_over:
             await self._quick.acquire()
             make_room = _once(self._quick.release)
-            is_slow = loop.call_later(SLOW_S, make_room)
+            is_slow = loop.call_later(self._slow_s, make_room)
             try:
                 return await loop.run_in_executor(self._executor, call)
             finally:
@@ -85,7 +87,7 @@ class Threads:
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:
-    """A function that calls another the first time."""
+    """A function that calls another the first time, and does nothing afterwards."""
     calls = [call]
     return lambda: calls.pop()() if calls else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tracemalloc
@@ -237,6 +238,27 @@ def test_lines_share_an_fsync(tmp_path: Path) -> None:
     append_lines(path, [line(0)])
     assert changes(lambda: append_lines(path, [line(1), line(2), line(3)])).count("fsync") == 1
     assert [json.loads(one) for one in path.read_bytes().splitlines()] == [*map(line, range(4))]
+
+
+@pytest.mark.parametrize("call", ["fsync", "pwrite"])
+def test_lines_that_cannot_be_written_are_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Else each try on a disk that fails would leave some behind."""
+    path = tmp_path / "manifest-north.jsonl"
+    append_lines(path, [line(0)])
+    pwrite = os.pwrite
+
+    def fails(descriptor: int, *rest: Any) -> int:
+        if call == "pwrite" and len(rest[0]) > 60:
+            return pwrite(descriptor, rest[0][:60], rest[1])
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, call, fails)
+        with pytest.raises(OSError, match="the disk fails"):
+            append_lines(path, [line(1), line(2), line(3)])
+    assert [json.loads(one) for one in path.read_bytes().splitlines()] == [line(0)]
 
 
 def test_a_line_is_durable(tmp_path: Path) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import daemon.share
 from daemon.config import Inbox, Limits, Watch
-from daemon.outputs import append_lines, last_lines
+from daemon.outputs import last_lines
 from daemon.roots import this_owner
 from daemon.share import BACKOFF_S, Share
 from tests.conftest import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -57,36 +58,38 @@ async def test_a_share_that_stays_away_is_looked_at_ever_less_often(tmp_path: Pa
 
 
 class Disk:
-    """Writes lines only when it is let, and fails at the calls it is told to."""
+    """Syncs files only when it is let, and fails at the calls it is told to."""
 
     def __init__(self) -> None:
         self.answers = threading.Event()
         #: Counted from 0.
         self.fails_at = -1
-        #: The jobs whose lines were written, or should have been, by call.
-        self.calls: list[list[str]] = []
+        #: How many lines the file had at each call.
+        self.lines: list[int] = []
         #: Calls that are under way, now and at most.
         self.inside = self.most_inside = 0
+        self._fsync = os.fsync
 
-    def append_lines(self, path: Path, contents: Iterable[dict[str, Any]]) -> None:
-        """In the place of `daemon.outputs.append_lines`."""
-        contents = list(contents)
-        fails = len(self.calls) == self.fails_at
-        self.calls.append([content["job_id"] for content in contents])
+    def fsync(self, fd: int) -> None:
+        """In the place of `os.fsync`."""
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            return self._fsync(fd)
+        fails = len(self.lines) == self.fails_at
+        self.lines.append(os.pread(fd, 100_000, 0).count(b"\n"))
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         self.answers.wait()
         self.inside -= 1
         if fails:
-            raise OSError(errno.ENOSPC, "the disk is full")
-        append_lines(path, contents)
+            raise OSError(errno.EIO, "the disk fails")
+        return self._fsync(fd)
 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """The disk of the test's share."""
     disk = Disk()
-    monkeypatch.setattr(daemon.share, "append_lines", disk.append_lines)
+    monkeypatch.setattr(os, "fsync", disk.fsync)
     return disk
 
 
@@ -115,7 +118,7 @@ def written(share: Share) -> list[str]:
 async def adding(share: Share, disk: Disk, count: int) -> list[asyncio.Task[None]]:
     """Lines of so many documents: the first is being written, the others came meanwhile."""
     tasks = [asyncio.create_task(share.add_line(line(number))) for number in range(count)]
-    await eventually(lambda: disk.calls)
+    await eventually(lambda: disk.lines)
     return tasks
 
 
@@ -126,7 +129,7 @@ async def test_lines_that_come_meanwhile_are_written_together(share: Share, disk
     disk.answers.set()
     await asyncio.gather(*tasks)
     names = [f"job-{number}" for number in range(100)]
-    assert disk.calls == [names[:1], names[1:]]
+    assert disk.lines == [1, 100]
     assert written(share) == names
 
 
@@ -137,7 +140,7 @@ async def test_a_line_that_cannot_be_written_is_its_callers_alone(share: Share, 
     disk.answers.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [type(None), OSError, type(None), type(None)]
-    assert disk.calls == [["job-0"], ["job-1", "job-2", "job-3"], ["job-2", "job-3"]]
+    assert disk.lines == [1, 4, 3]
     assert written(share) == ["job-0", "job-2", "job-3"]
 
 
@@ -159,7 +162,7 @@ async def test_two_calls_never_write_at_once(share: Share, disk: Disk) -> None:
     writer.cancel()
     await asyncio.wait((writer,))
     other = asyncio.create_task(share.add_line(line(1)))
-    await eventually(lambda: sum(thread.name.startswith("disk-lines") for thread in threading.enumerate()) > 1)
+    await eventually(lambda: len(share.threads._running) == 2)  # noqa: SLF001 - nothing else tells
     disk.answers.set()
     await other
     assert disk.most_inside == 1

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import daemon.threads
 from daemon.threads import QUICK_CALLS, Threads
 from tests.conftest import eventually
 
@@ -66,10 +65,9 @@ class Gate:
         self._open.set()
 
 
-async def test_few_calls_run_at_once_where_the_disk_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_calls_run_at_once_where_the_disk_is_quick() -> None:
     """However many threads there are, and the place of a call that has ended is taken."""
-    monkeypatch.setattr(daemon.threads, "SLOW_S", 3600)
-    threads, gate = Threads("test", 40), Gate()
+    threads, gate = Threads("test", 40, slow_s=3600), Gate()
     calls = [asyncio.create_task(threads.run(gate)) for _ in range(100)]
     await eventually(lambda: gate.inside == QUICK_CALLS)
     gate.open()
@@ -79,22 +77,36 @@ async def test_few_calls_run_at_once_where_the_disk_is_quick(monkeypatch: pytest
 
 
 async def test_calls_that_wait_for_a_slow_disk_make_room() -> None:
-    """As many run as there are threads, and each place is given back once."""
-    threads, gate = Threads("test", 3 * QUICK_CALLS), Gate()
-    calls = [asyncio.create_task(threads.run(gate)) for _ in range(100)]
-    await eventually(lambda: gate.inside == 3 * QUICK_CALLS)
-    gate.open()
-    await asyncio.gather(*calls)
-    quick = Gate()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(daemon.threads, "SLOW_S", 3600)
-        calls = [asyncio.create_task(threads.run(quick)) for _ in range(100)]
-        await eventually(lambda: quick.inside == QUICK_CALLS)
-        quick.open()
+    """As many run as there are threads; when it is quick again, as few as before."""
+    threads, slow, quick = Threads("test", 2 * QUICK_CALLS, slow_s=2.0), Gate(), Gate()
+    for gate, at_once in ((slow, 2 * QUICK_CALLS), (quick, QUICK_CALLS)):
+        calls = [asyncio.create_task(threads.run(gate)) for _ in range(100)]
+        await eventually(lambda gate=gate, at_once=at_once: gate.inside == at_once)  # type: ignore[misc]
+        gate.open()
         await asyncio.gather(*calls)
     threads.close()
-    assert gate.most_inside == 3 * QUICK_CALLS
-    assert quick.most_inside == QUICK_CALLS
+    assert (slow.most_inside, quick.most_inside) == (2 * QUICK_CALLS, QUICK_CALLS)
+
+
+async def test_cancelled_calls_give_their_places_back_once() -> None:
+    """Whether they run or still wait: as many run afterwards as before."""
+    threads = Threads("test", 40, slow_s=3600)
+    for _ in range(3):
+        gate = Gate()
+        calls = [asyncio.create_task(threads.run(gate)) for _ in range(60)]
+        await eventually(lambda gate=gate: gate.inside == QUICK_CALLS)  # type: ignore[misc]
+        for call in calls[::2]:
+            call.cancel()
+        gate.open()
+        await asyncio.wait(calls)
+        await eventually(lambda gate=gate: gate.inside == 0)  # type: ignore[misc]
+    last = Gate()
+    calls = [asyncio.create_task(threads.run(last)) for _ in range(60)]
+    await eventually(lambda: last.inside == QUICK_CALLS)
+    last.open()
+    await asyncio.gather(*calls)
+    threads.close()
+    assert last.most_inside == QUICK_CALLS
 
 
 async def test_few_calls_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
