@@ -15,10 +15,11 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.journey import write_documents
+from bench.journey import has_finished, write_documents
 from bench.service import service
 from deepseek_ocr.engine import textlayer
 
@@ -78,9 +79,9 @@ def rate(documents: Path, delay_ms: int) -> float:
             (one.root / path.name).rename(one.root / "inbox" / path.name)
         marks = []
         for share in (FROM, TO):
-            one.wait(lambda share=share: one.finished() >= share * DOCUMENTS, 600, "documents are done")  # type: ignore[misc]
+            one.wait(partial(has_finished, one, int(share * DOCUMENTS)), 600, "documents are done")
             marks.append((time.perf_counter(), one.finished()))
-        one.wait(lambda: one.finished() >= DOCUMENTS, 600, "all documents are done")
+        one.wait(partial(has_finished, one, DOCUMENTS), 600, "all documents are done")
         assert {account["status"] for account in one.accounts()} == {"done"}
     (begun, before), (ended, after) = marks
     return (after - before) / (ended - begun)

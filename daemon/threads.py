@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-
 #: Calls at once where the disk is quick: more would wait for the interpreter's lock, and keep the event loop from it.
 QUICK_CALLS = 12
 #: One that was handed over longer ago, in seconds, most likely waits for its disk, and makes room for another.
@@ -68,14 +67,14 @@ class Threads:
     async def _carry_out(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         async with self._handed_over:
-            await self._quick.acquire()
-            make_room = _once(self._quick.release)
-            is_slow = loop.call_later(self._slow_s, make_room)
-            try:
-                return await loop.run_in_executor(self._executor, call)
-            finally:
-                is_slow.cancel()
-                make_room()
+            async with self._quick:
+                running = loop.run_in_executor(self._executor, call)
+                try:
+                    await asyncio.wait((running,), timeout=self._slow_s)
+                except asyncio.CancelledError:
+                    running.cancel()  # which `wait` leaves alone
+                    raise
+            return await running
 
     def stuck_s(self) -> float:
         """How long the oldest running call has been waiting for the disk."""
@@ -84,12 +83,6 @@ class Threads:
     def close(self) -> None:
         """Take no more calls; those that hang are left behind.  Nobody may wait for one any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _once(call: Callable[[], None]) -> Callable[[], None]:
-    """A function that calls another the first time, and does nothing afterwards."""
-    calls = [call]
-    return lambda: calls.pop()() if calls else None
 
 
 def threads_hang(within_s: float) -> bool:

@@ -65,48 +65,35 @@ class Gate:
         self._open.set()
 
 
-async def test_few_calls_run_at_once_where_the_disk_is_quick() -> None:
-    """However many threads there are, and the place of a call that has ended is taken."""
-    threads, gate = Threads("test", 40, slow_s=3600), Gate()
+async def most_at_once(threads: Threads, awaited: int, *, cancel: bool = False) -> int:
+    """How many of 100 calls ran at once, of which so many come to a gate before it opens; some may be cancelled."""
+    gate = Gate()
     calls = [asyncio.create_task(threads.run(gate)) for _ in range(100)]
-    await eventually(lambda: gate.inside == QUICK_CALLS)
+    await eventually(lambda: gate.inside == awaited)
+    for call in calls[::2] if cancel else ():
+        call.cancel()
     gate.open()
-    await asyncio.gather(*calls)
+    await asyncio.wait(calls)
+    await eventually(lambda: gate.inside == 0)
+    assert [call.cancelled() for call in calls] == [cancel and number % 2 == 0 for number in range(100)]
+    return gate.most_inside
+
+
+async def test_few_calls_run_at_once_where_the_disk_is_quick() -> None:
+    """However many threads there are; calls that are cancelled, begun or not, give their places back once."""
+    threads = Threads("test", 40, slow_s=3600)
+    # One that is cancelled while it runs goes on beside the next.
+    for cancel in (False, True, True, False):
+        assert await most_at_once(threads, QUICK_CALLS, cancel=cancel) == QUICK_CALLS or cancel
     threads.close()
-    assert gate.most_inside == QUICK_CALLS
 
 
 async def test_calls_that_wait_for_a_slow_disk_make_room() -> None:
     """As many run as there are threads; when it is quick again, as few as before."""
-    threads, slow, quick = Threads("test", 2 * QUICK_CALLS, slow_s=2.0), Gate(), Gate()
-    for gate, at_once in ((slow, 2 * QUICK_CALLS), (quick, QUICK_CALLS)):
-        calls = [asyncio.create_task(threads.run(gate)) for _ in range(100)]
-        await eventually(lambda gate=gate, at_once=at_once: gate.inside == at_once)  # type: ignore[misc]
-        gate.open()
-        await asyncio.gather(*calls)
+    threads = Threads("test", 2 * QUICK_CALLS, slow_s=2.0)
+    for at_once in (2 * QUICK_CALLS, QUICK_CALLS):
+        assert await most_at_once(threads, at_once) == at_once
     threads.close()
-    assert (slow.most_inside, quick.most_inside) == (2 * QUICK_CALLS, QUICK_CALLS)
-
-
-async def test_cancelled_calls_give_their_places_back_once() -> None:
-    """Whether they run or still wait: as many run afterwards as before."""
-    threads = Threads("test", 40, slow_s=3600)
-    for _ in range(3):
-        gate = Gate()
-        calls = [asyncio.create_task(threads.run(gate)) for _ in range(60)]
-        await eventually(lambda gate=gate: gate.inside == QUICK_CALLS)  # type: ignore[misc]
-        for call in calls[::2]:
-            call.cancel()
-        gate.open()
-        await asyncio.wait(calls)
-        await eventually(lambda gate=gate: gate.inside == 0)  # type: ignore[misc]
-    last = Gate()
-    calls = [asyncio.create_task(threads.run(last)) for _ in range(60)]
-    await eventually(lambda: last.inside == QUICK_CALLS)
-    last.open()
-    await asyncio.gather(*calls)
-    threads.close()
-    assert last.most_inside == QUICK_CALLS
 
 
 async def test_few_calls_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
