@@ -139,6 +139,7 @@ ENGINES = [
     "vllm_scheduler",
     "vllm_worker",
     "vllm_input",
+    "detokenizer",
     "vllm",
     "reviving",
 ]

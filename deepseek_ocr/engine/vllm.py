@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deepseek_ocr.completion import LONGEST_PAGE_S, Completion, EngineInfo, Health
 from deepseek_ocr.engine import vllm_plugin as plugin
+from deepseek_ocr.engine.detokenizer import Detokenizer
 from deepseek_ocr.engine.model_folder import check_folder, expanded, is_version_2
 from deepseek_ocr.engine.vllm_input import BOS, EOS, ready_prompt, resolve_ids, token_ids
 from deepseek_ocr.engine.vllm_plan import CPU_PLAN, VllmSettings, look_at_rest, plan_for
@@ -208,6 +209,7 @@ class VllmEngine:
         if not self._in_flight:
             self._progress_at = started
         self._in_flight += 1
+        text = Detokenizer(engine.get_tokenizer(), self._ids[EOS])
         pieces: list[str] = []
         last = None
         tokens = prompt_tokens = 0
@@ -218,14 +220,14 @@ class VllmEngine:
                     self._progress_at = time.monotonic()
                     last = output.outputs[0]
                     tokens += len(last.token_ids)
-                    pieces.append(last.text)
+                    pieces.append(text.feed(last.token_ids))
                     prompt_tokens = len(output.prompt_token_ids or ())
                     if on_text is not None:
                         on_text("".join(pieces))
         finally:
             self._in_flight -= 1
         return Completion(
-            "".join(pieces).removesuffix(EOS),
+            "".join(pieces) + text.finish(),
             _finish_reason(last.finish_reason if last else None),
             seconds=time.monotonic() - started,
             prompt_tokens=prompt_tokens,
@@ -290,7 +292,7 @@ class VllmEngine:
         return SamplingParams(
             temperature=0.0,
             max_tokens=min(options.max_tokens or room, room),
-            skip_special_tokens=False,
+            detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             extra_args=request_args((self._ids[token] for token in EXEMPT), options.guard),
         )
