@@ -74,10 +74,11 @@ def ready_prompt(tiles: Tiles | StoredTiles, ids: dict[str, int], prompt_ids: Se
     count = tiles.token_count
     # On the CPU the model can look at it without waiting for the card.
     on_host = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
-    features: dict[str, Any] = {"images_spatial_crop": torch.tensor([tiles.grid])}
+    # Plain numbers: each call into torch gives up the interpreter's lock, and the event loop waits to get it back.
+    features: dict[str, Any] = {"images_spatial_crop": [list(tiles.grid)]}
     fields = {"images_spatial_crop": on_host}
     if isinstance(tiles, StoredTiles):
-        features["pixel_addresses"] = torch.tensor([address(tiles)])
+        features["pixel_addresses"] = [address(tiles)]
         fields["pixel_addresses"] = on_host
     else:
         features["pixel_values"] = torch.from_numpy(tiles.view)[None]

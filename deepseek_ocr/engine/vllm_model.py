@@ -28,7 +28,7 @@ from vllm.multimodal.parse import ImageSize
 
 from deepseek_ocr.engine import vllm_attention
 from deepseek_ocr.engine.vllm_encoder import Encoder, Plan
-from deepseek_ocr.engine.vllm_pixels import ADDRESS_LENGTH, PixelReader
+from deepseek_ocr.engine.vllm_pixels import PixelReader
 from deepseek_ocr.engine.vllm_plan import ENCODER_KEY
 from deepseek_ocr.engine.vllm_sam import Towers
 from deepseek_ocr.tiles import CROP_SIDE_PX, MAX_CROPS, NO_CROPS
@@ -120,11 +120,11 @@ class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
         `pixel_values`: the views, a tensor (N, 3, S, S) or, where S differs, a list of (3, S, S); `images_crop`: the
         crops of all pages (K, 3, 640, 640), K >= 0, or a list of each page's; `images_spatial_crop`: the grids (N, 2),
         across and down, (1, 1) = no crops.  vLLM's items may have dimensions of 1 more.
-        `pixel_addresses` (N, 6) instead of both: where in shared memory each page lies.
+        Instead of both `pixel_addresses`, N lists of 6 numbers: where in shared memory each page lies.
         """
         if (addresses := fields.get("pixel_addresses")) is not None:
             self.reader = self.reader or PixelReader(self.image_newline.device)
-            pages = [self.reader.fetch(address) for address in addresses.reshape(-1, ADDRESS_LENGTH).tolist()]
+            pages = [self.reader.fetch(address) for address in addresses]
             return Pictures([page.view for page in pages], [page.crops for page in pages], _grids(fields))
         views = [view for stack in _stacks(fields.get("pixel_values")) for view in stack.unbind(0)]
         if not views:
@@ -211,7 +211,7 @@ def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _grids(fields: Mapping[str, Any]) -> list[Grid]:
-    return [(across, down) for across, down in fields["images_spatial_crop"].reshape(-1, 2).tolist()]
+    return [(across, down) for across, down in torch.as_tensor(fields["images_spatial_crop"]).reshape(-1, 2).tolist()]
 
 
 def _stacks(values: Any) -> list[torch.Tensor]:

@@ -19,8 +19,6 @@ from deepseek_ocr.tiles import CROP_SIDE_PX, VIEW_SIDE_PX
 if TYPE_CHECKING:
     from deepseek_ocr.tile_memory import StoredTiles
 
-#: Numbers of an `address`.
-ADDRESS_LENGTH: Final = 6
 #: Pages whose copies may be under way at once; beyond, the oldest is waited for.
 BUFFERS: Final = 8
 
@@ -35,7 +33,7 @@ class Pixels(NamedTuple):
 
 
 def address(tiles: StoredTiles) -> list[int]:
-    """What `PixelReader` needs to know of a page, as numbers: they travel as a tensor."""
+    """What `PixelReader` needs to know of a page, as plain numbers."""
     place = tiles.place
     return [place.pid, place.descriptor, place.offset, VIEW_SIDE_PX[tiles.mode], tiles.planes, tiles.crop_count]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deepseek_ocr.engine.vllm_model import ResidentDeepseekOCR
-from deepseek_ocr.engine.vllm_pixels import ADDRESS_LENGTH, PixelReader, address
+from deepseek_ocr.engine.vllm_pixels import PixelReader, address
 from deepseek_ocr.prompt import Mode
 from deepseek_ocr.tile_memory import StoredTiles, TileMemory, store
 from deepseek_ocr.tiles import NO_CROPS, tile
@@ -34,8 +34,8 @@ def test_pages_of_a_step_are_those_that_were_stored() -> None:
     found = ResidentDeepseekOCR.pictures(
         model,
         {
-            "pixel_addresses": torch.tensor([[address(page)] for page in stored]),
-            "images_spatial_crop": torch.tensor([[page.grid] for page in stored]),
+            "pixel_addresses": [address(page) for page in stored],
+            "images_spatial_crop": [list(page.grid) for page in stored],
         },
     )
     for page, view, crops, grid in zip(pages, found.views, found.crops, found.grids, strict=True):
@@ -66,7 +66,6 @@ def test_pages_that_are_gone_are_an_error() -> None:
     gone = StoredTiles(Mode.LARGE, NO_CROPS, place, 3, 0)
     far = address(gone)
     far[2] = 1 << 40
-    assert len(far) == ADDRESS_LENGTH
     with pytest.raises(OSError, match="ends before"):
         PixelReader(CPU).fetch(far)
     memory.close()
