@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,9 @@ class FixedLengthEngine(vllm.VllmEngine):
         super().__init__(*args, **kwargs)
         self._lengths = itertools.cycle(lengths())
         self._guarded = os.environ.get(GUARD, "1") != "0"
-        #: Where each page's ids go.
+        #: Where each page's ids go, all at the end: a file is written with the loop waiting for the interpreter's lock.
         self._ids_file = Path(os.environ[IDS_FILE]) if os.environ.get(IDS_FILE) else None
+        self._answers: list[array[int]] = []
         #: Tokens so far, of pages in flight as well.
         self.tokens = 0
         #: Pages that were read.
@@ -124,8 +126,15 @@ class FixedLengthEngine(vllm.VllmEngine):
                 self.tokens += len(output.outputs[0].token_ids)
                 yield output
         if self._ids_file is not None and not options.max_tokens:
+            self._answers.append(array("I", ids))
+
+    async def stop(self) -> None:
+        """End the engine, and write what it said."""
+        await super().stop()
+        answers, self._answers = self._answers, []
+        if self._ids_file is not None and answers:
             with self._ids_file.open("a") as file:
-                file.write(json.dumps(ids) + "\n")
+                file.writelines(json.dumps(ids.tolist()) + "\n" for ids in answers)
 
 
 class LoopWatch:

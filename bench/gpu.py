@@ -183,7 +183,7 @@ def bans_on(ids: list[int]) -> int:
 def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: bool) -> None:  # noqa: PLR0915 - one story
     """Files dropped into an inbox, Markdown in the outbox; with `kill` the engine core is killed on the way."""
     from bench.fixed_length import IDS_FILE, TRACE, TRACE_AFTER  # noqa: PLC0415
-    from bench.service import service  # noqa: PLC0415
+    from bench.service import service, stolen_s  # noqa: PLC0415
 
     os.environ["BENCH_LOOP_FILE"] = str(folder / "loop.json")
     os.environ[IDS_FILE] = str(folder / "ids.jsonl")
@@ -197,7 +197,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         os.environ |= {TRACE: str(trace.parent), TRACE_AFTER: str(high + TRACE_LATER_PAGES)}
         count += TRACED_PAGES
     settings = {
-        "ENGINE__BACKEND": "vllm", "ENGINE__MODEL": model, "WATCH__SETTLE_S": 1.0, "WATCH__RESCAN_S": 1.0,
+        "ENGINE__BACKEND": "vllm", "ENGINE__MODEL": model, "WATCH__SETTLE_S": 1.0,
         "SERVICE__LOG_LEVEL": "info", **json.loads(os.environ.get("BENCH_DAEMON_SETTINGS", "{}")),
     }  # fmt: skip
     files = [*pictures, *(write_pdf(folder / f"{number}.pdf", number) for number in range(0 if kill else PICTURES))]
@@ -212,7 +212,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         one.start()
         # Each figure as soon as it is there: a run may be cut short.
         report(start_s=time.perf_counter() - begun, memory_at_start_mb=memory_of(one))
-        dropped = time.perf_counter()
+        dropped, stolen = time.perf_counter(), stolen_s()
         for path in sorted(drop.iterdir()):
             path.rename(one.root / "inbox" / path.name)
         if kill:
@@ -240,7 +240,7 @@ def daemon(model: str, pictures: list[Path], count: int, folder: Path, *, kill: 
         last = next(mark for mark in marks if mark[1] >= high)
         report(
             pages=count, seconds=seconds, steady=(last[1] - first[1]) / (last[0] - first[0]),
-            steady_pages=last[1] - first[1], memory_mb=memory,
+            steady_pages=last[1] - first[1], memory_mb=memory, stolen_cores=(stolen_s() - stolen) / seconds,
         )  # fmt: skip
         accounts = one.accounts()
         if kill:

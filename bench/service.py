@@ -144,6 +144,11 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
+def stolen_s() -> float:
+    """Time that this machine wanted a processor and its host gave it to others, in seconds of one core so far."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) * TICK_S
+
+
 @contextlib.contextmanager
 def service(*, module: str = "daemon", **settings: Any) -> Iterator[Service]:
     """A service in a temporary folder; started by the caller, stopped and removed at the end."""
