@@ -1,7 +1,8 @@
 """The text of an answer whose tokens come in bundles.
 
-vLLM decodes each token by itself, on the event loop; a bundle at once takes a fifth of that.  Tokens of this model
-stand for bytes, so bundles give the text of all tokens together, as long as no character is cut in two.
+vLLM decodes each token by itself, on the event loop; a bundle at once takes a fifth of that (bench/LOG.md).  Tokens of
+this model stand for bytes, so bundles give the text of all tokens together, as long as no character is cut in two.
+Residual risk: with a tokenizer of another kind a space may be lost where a bundle ends.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Detokenizer:
     """Text of one answer, as vLLM's own incremental detokenizer gives it in all."""
 
     def __init__(self, tokenizer: Any, eos: int) -> None:
-        """`tokenizer` is a fast one of transformers; the token `eos` ends an answer and is none of its text."""
+        """`tokenizer` is a fast one of transformers; `eos` at the end of a bundle ends the answer and is no text."""
         self._decode = tokenizer.backend_tokenizer.decode
         self._eos = eos
         self._held: list[int] = []

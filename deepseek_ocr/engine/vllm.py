@@ -205,11 +205,11 @@ class VllmEngine:
         engine = self._engine
         if engine is None:
             raise EngineDeadError(f"the vllm engine is {self._state}")
+        text = Detokenizer(engine.get_tokenizer(), self._ids[EOS])
         started = time.monotonic()
         if not self._in_flight:
             self._progress_at = started
         self._in_flight += 1
-        text = Detokenizer(engine.get_tokenizer(), self._ids[EOS])
         pieces: list[str] = []
         last = None
         tokens = prompt_tokens = 0

@@ -72,7 +72,7 @@ def ready_prompt(tiles: Tiles | StoredTiles, ids: dict[str, int], prompt_ids: Se
     from deepseek_ocr.tile_memory import StoredTiles  # noqa: PLC0415 - a type above
 
     count = tiles.token_count
-    # On the CPU the model can look at it without waiting for the card.
+    # The model looks at it without waiting for the card.
     on_host = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
     # Plain numbers: each call into torch gives up the interpreter's lock, and the event loop waits to get it back.
     features: dict[str, Any] = {"images_spatial_crop": [list(tiles.grid)]}

@@ -119,7 +119,7 @@ class ResidentDeepseekOCR(DeepseekOCRForCausalLM):
 
         `pixel_values`: the views, a tensor (N, 3, S, S) or, where S differs, a list of (3, S, S); `images_crop`: the
         crops of all pages (K, 3, 640, 640), K >= 0, or a list of each page's; `images_spatial_crop`: the grids (N, 2),
-        across and down, (1, 1) = no crops.  vLLM's items may have dimensions of 1 more.
+        a tensor or N pairs, across and down, (1, 1) = no crops.  vLLM's items may have dimensions of 1 more.
         Instead of both `pixel_addresses`, N lists of 6 numbers: where in shared memory each page lies.
         """
         if (addresses := fields.get("pixel_addresses")) is not None:
@@ -211,7 +211,9 @@ def to_bytes(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _grids(fields: Mapping[str, Any]) -> list[Grid]:
-    return [(across, down) for across, down in torch.as_tensor(fields["images_spatial_crop"]).reshape(-1, 2).tolist()]
+    """As numbers of a page that came ready, as a tensor of a raw prompt, or listed where both share a step."""
+    grids = (torch.as_tensor(grid).reshape(-1, 2).tolist() for grid in fields["images_spatial_crop"])
+    return [(across, down) for page in grids for across, down in page]
 
 
 def _stacks(values: Any) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from vllm import SamplingParams
 from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
 
 from bench.dummy_model import write_tokenizer
-from deepseek_ocr.engine.detokenizer import Detokenizer
+from deepseek_ocr.engine.detokenizer import REPLACEMENT, Detokenizer
 from deepseek_ocr.engine.vllm_input import EOS
 from deepseek_ocr.engine.vllm_plugin import STREAM_INTERVAL
 from deepseek_ocr.prompt import IMAGE_TOKEN
@@ -46,27 +46,30 @@ def theirs(tokenizer: Any, ids: list[int]) -> str:
     return str(detokenizer.get_next_output_text(finished=True, delta=False))
 
 
-def ours(tokenizer: Any, ids: list[int]) -> tuple[str, list[str]]:
-    """The text, and as it came."""
+def ours(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, str]]]:
+    """The text, and what there was of it after so many tokens."""
     detokenizer = Detokenizer(tokenizer, tokenizer.convert_tokens_to_ids(EOS))
-    pieces = []
+    text, told = "", []
     position = turn = 0
     while position < len(ids):
         count = BUNDLES[turn % len(BUNDLES)]
-        pieces.append(detokenizer.feed(ids[position : position + count]))
+        text += detokenizer.feed(ids[position : position + count])
         position += count
+        told.append((position, text))
         turn += 1
-    return "".join(pieces) + detokenizer.finish(), pieces
+    return text + detokenizer.finish(), told
 
 
 def test_the_text_is_that_of_vllm(tokenizer: Any) -> None:
-    """Wherever a bundle ends, also within a character; and it comes on the way, not at the end."""
+    """Wherever a bundle ends, also within a character; and all but an unfinished character comes at once."""
     eos = tokenizer.convert_tokens_to_ids(EOS)
     for start in range(len(BUNDLES) * STREAM_INTERVAL):
         ids = [*tokenizer.encode("x" * start + TEXT * 3, add_special_tokens=False), eos]
-        text, pieces = ours(tokenizer, ids)
+        text, told = ours(tokenizer, ids)
         assert text == theirs(tokenizer, ids) == "x" * start + TEXT * 3
-        assert "".join(pieces) == text
+        for count, so_far in told:
+            whole = tokenizer.decode(ids[:count], skip_special_tokens=False).removesuffix(EOS)
+            assert so_far == whole.rstrip(REPLACEMENT)
 
 
 def test_bytes_that_are_no_text_are_those_of_vllm(tokenizer: Any) -> None:
@@ -83,7 +86,7 @@ def test_bytes_that_are_no_text_are_those_of_vllm(tokenizer: Any) -> None:
     assert told > 500
 
 
-def test_a_token_that_ends_an_answer_elsewhere_is_a_word(tokenizer: Any) -> None:
+def test_the_token_that_ends_answers_is_a_word_within_a_bundle(tokenizer: Any) -> None:
     """Where a benchmark lets the model go on, it is text like any other."""
     eos = tokenizer.convert_tokens_to_ids(EOS)
     a, b = tokenizer.encode("ab", add_special_tokens=False)

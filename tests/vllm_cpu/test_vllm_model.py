@@ -101,7 +101,10 @@ PAGES = st.builds(Small, st.sampled_from(SIDES), st.sampled_from([NO_CROPS, *GRI
 def test_a_mixed_batch_equals_one_by_one(model: Encoder, pages: list[Small]) -> None:
     """Pages of any sizes and grids in one batch, through vLLM's own batching, come out in order and as alone."""
     batch = [page.tiles for page in pages]
-    ((_, count, fields),) = group_and_batch_mm_kwargs([("image", item(tiles)) for tiles in batch], device="cpu")
+    ready = [item(tiles) for tiles in batch]
+    # Every second one as it comes of a raw prompt.
+    ready[1::2] = [item(tiles, images_spatial_crop=torch.tensor([tiles.grid])) for tiles in batch[1::2]]
+    ((_, count, fields),) = group_and_batch_mm_kwargs([("image", each) for each in ready], device="cpu")
     assert count == len(batch)
     for embeddings, tiles in zip(embed(model, **fields), batch, strict=True):
         assert_same(embeddings, ours(model, [tiles])[0])
@@ -112,7 +115,7 @@ def item(tiles: Tiles, **wrapped: Any) -> MultiModalKwargsItem:
     features = {
         "pixel_values": torch.from_numpy(tiles.view)[None],
         "images_crop": torch.from_numpy(tiles.crops),
-        "images_spatial_crop": torch.tensor([tiles.grid]),
+        "images_spatial_crop": [list(tiles.grid)],
     }
     fields = {
         "pixel_values": MultiModalFieldConfig.batched("image"),
