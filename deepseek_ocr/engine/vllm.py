@@ -205,7 +205,7 @@ class VllmEngine:
         engine = self._engine
         if engine is None:
             raise EngineDeadError(f"the vllm engine is {self._state}")
-        text = Detokenizer(engine.get_tokenizer(), self._ids[EOS])
+        detokenizer = Detokenizer(engine.get_tokenizer(), self._ids[EOS])
         started = time.monotonic()
         if not self._in_flight:
             self._progress_at = started
@@ -220,14 +220,14 @@ class VllmEngine:
                     self._progress_at = time.monotonic()
                     last = output.outputs[0]
                     tokens += len(last.token_ids)
-                    pieces.append(text.feed(last.token_ids))
+                    pieces.append(detokenizer.feed(last.token_ids))
                     prompt_tokens = len(output.prompt_token_ids or ())
                     if on_text is not None:
                         on_text("".join(pieces))
         finally:
             self._in_flight -= 1
         return Completion(
-            "".join(pieces) + text.finish(),
+            "".join(pieces) + detokenizer.finish(),
             _finish_reason(last.finish_reason if last else None),
             seconds=time.monotonic() - started,
             prompt_tokens=prompt_tokens,

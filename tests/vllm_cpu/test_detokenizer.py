@@ -63,7 +63,7 @@ def ours(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, str]]]:
 def test_the_text_is_that_of_vllm(tokenizer: Any) -> None:
     """Wherever a bundle ends, also within a character; and all but an unfinished character comes at once."""
     eos = tokenizer.convert_tokens_to_ids(EOS)
-    for start in range(len(BUNDLES) * STREAM_INTERVAL):
+    for start in range(sum(BUNDLES)):
         ids = [*tokenizer.encode("x" * start + TEXT * 3, add_special_tokens=False), eos]
         text, told = ours(tokenizer, ids)
         assert text == theirs(tokenizer, ids) == "x" * start + TEXT * 3
